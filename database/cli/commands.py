@@ -1,0 +1,337 @@
+"""
+The commands: what they are called, what they take, and what they print.
+
+Each is two functions: what typer reads, and the work, which speaks through a `Terminal` and returns the exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import embedded
+from ..chat_history import init_chat_history_table
+from ..connect_db import close_connection_pool, get_db_connection, health_report
+from ..document import init_document_table, search_documents
+from ..exceptions import DatabaseError
+from ..ingestion import ingest_directory
+from ..settings import configure, get_settings
+from .checks import applied_migrations, migrations, run_checks
+from .demo import find_own_documents, run_demo
+from .terminal import Terminal, explain, log_to
+from .views import show_check, show_health, show_hit, show_ingestion, show_server
+
+_EPILOG = (
+    "Data goes to stdout, everything else to stderr. Without settings (DATABASE_URL, POSTGRES_HOST and the like, also "
+    "from .env) a private PostgreSQL is started, and stopped when its last user has left.\n\n"
+    "Exit codes: 0 fine; 1 it did not work, or is unhealthy, or some files failed; 2 wrong use; 130 Ctrl-C."
+)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # they show local variables, and those hold passwords
+    rich_markup_mode="rich",
+    epilog=_EPILOG,
+    help="Documents, chat history and Markdown ingestion on PostgreSQL.",
+)
+server = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="The embedded server, by hand. Programs start it themselves where no other is configured.",
+    epilog='Example: psql "$(python -m database server psql-uri)"',
+)
+app.add_typer(server, name="server")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Print more log lines, and a traceback with an error.")]
+Language = Annotated[str | None, typer.Option(metavar="NAME", help="Such as german, or de.")]
+
+
+def _folder(path: Path | None) -> Path | None:
+    """A directory that is there; make does not expand a tilde."""
+    if path is None:
+        return None
+    if not (folder := path.expanduser()).is_dir():
+        raise typer.BadParameter(f"there is no directory {str(path)!r}")
+    return folder
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from .. import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[  # noqa: ARG001, RUF100 - its callback does the work
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: python -m database demo ~/notes")
+def demo(
+    folder: Annotated[
+        Path | None, typer.Argument(callback=_folder, help="A folder with Markdown; else this project's own docs.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """
+    See it all at work: ingestion, search, chat history, health, and what took how long.
+
+    The documents stay, under codes that begin with demo/, and follow the folder at the next run.
+    """
+    if folder is None and not find_own_documents():
+        raise typer.BadParameter("this installation has no documents of its own: name a folder with Markdown")
+    _run(lambda terminal: run_demo(terminal, folder), as_json, debug, level=logging.WARNING)
+
+
+@app.command(epilog="Example: python -m database check --json")
+def check(as_json: Json = False, debug: Debug = False) -> None:
+    """
+    Check that everything is in place, and say how to mend what is not.
+
+    Where a database.py of your own is in the way, start it as pgdatabase check.
+    """
+    _run(_check, as_json, debug, level=logging.ERROR)
+
+
+async def _check(terminal: Terminal) -> int:
+    checks = []
+    async for result in run_checks():
+        show_check(terminal, result)
+        checks.append(result._asdict())
+    failed = sum(each["state"] == "fail" for each in checks)
+    terminal.give({"ok": not failed, "checks": checks})
+    return 1 if failed else 0
+
+
+@app.command(epilog="Example: python -m database init")
+def init(as_json: Json = False, debug: Debug = False) -> None:
+    """Create the tables document and chat_history, unless they are there."""
+    _run(_init, as_json, debug)
+
+
+async def _init(terminal: Terminal) -> int:
+    async with get_db_connection() as conn:
+        before = await applied_migrations(conn)
+        await init_document_table(conn=conn)
+        await init_chat_history_table(conn=conn)
+        after = await applied_migrations(conn)
+    report: dict[str, list[str]] = {"created": [], "already_there": []}
+    for migration in migrations():
+        if migration.version in after:
+            report["already_there" if migration.version in before else "created"].append(migration.name)
+    for what, names in report.items():
+        for name in names:
+            terminal.show(what.replace("_", " "), ("  " + name, "bold"))
+    terminal.give(report)
+    return 0
+
+
+@app.command(epilog="Example: python -m database ingest docs --prefix manual --prune")
+def ingest(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", callback=_folder, help="A folder with files.")],
+    prefix: Annotated[str, typer.Option(metavar="TEXT", help="What the codes of the documents begin with.")] = "",
+    extension: Annotated[str, typer.Option(metavar=".EXT", help="Which files are meant.")] = ".md",
+    prune: Annotated[bool, typer.Option("--prune", help="Delete the documents whose files are gone.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+    atomic: Annotated[bool, typer.Option("--atomic", help="All files, or none if one fails.")] = False,
+    language: Language = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """
+    Store the files of a folder and of those below it as documents.
+
+    Each gets the code PREFIX/path/below/DIR without the extension. Files that have not changed are not written. The
+    table is made if it is not there.
+    """
+    options: dict[str, Any] = {"language": language, "prune": prune, "dry_run": dry_run, "atomic": atomic}
+    _run(lambda terminal: _ingest(terminal, directory, prefix, extension, options), as_json, debug)
+
+
+async def _ingest(terminal: Terminal, directory: Path, prefix: str, extension: str, options: dict[str, Any]) -> int:
+    if not options["dry_run"]:
+        await init_document_table()
+    with terminal.bar("ingesting") as move:
+        report = await ingest_directory(
+            directory, prefix, extension, progress=lambda now: move(now["done"], now["total"]), **options
+        )
+    show_ingestion(terminal, report, dry_run=options["dry_run"])
+    terminal.give(report)
+    return 1 if report["failed_count"] else 0
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True},  # -word is a word that must not occur
+    epilog="Example: python -m database search '\"connection pool\"' timeout -sqlite --limit 3",
+)
+def search(
+    words: Annotated[list[str], typer.Argument(metavar="WORDS...", help="Any of them, best documents first.")],
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many documents.")] = 10,
+    language: Language = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """
+    Search the documents.
+
+    Words are alternatives, "quoted words" must occur side by side, -words must not occur.
+    """
+    if unknown := next((word for word in words if word.startswith("--")), None):
+        raise typer.BadParameter(f"no such option: {unknown}")
+    _run(lambda terminal: _search(terminal, " ".join(words), limit, language), as_json, debug)
+
+
+async def _search(terminal: Terminal, query: str, limit: int, language: str | None) -> int:
+    began = time.perf_counter()
+    rows = await search_documents(query, limit, language=language, content=False)
+    for number, row in enumerate(rows, 1):
+        show_hit(terminal, number, row, lines=3 if terminal.is_interactive else None)
+    if not rows:
+        terminal.talk("nothing found")
+    logging.getLogger("database").debug("searched for %.1f ms", (time.perf_counter() - began) * 1000)
+    terminal.give(rows)
+    return 0
+
+
+@app.command(epilog="Example: python -m database health --json")
+def health(
+    timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="For an answer.")] = 5.0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Ask the server how it is."""
+    _run(lambda terminal: _health(terminal, timeout), as_json, debug)
+
+
+async def _health(terminal: Terminal, timeout: float) -> int:
+    settings = get_settings()
+    if not settings.names_a_server and settings.embedded == "auto":
+        await embedded.start()  # its start is not part of the answer's time
+    report = await health_report(timeout=timeout)
+    show_health(terminal, report)
+    terminal.give(report)
+    return 1 if report["status"] == "unhealthy" else 0
+
+
+@server.command(epilog="Example: python -m database server start")
+def start(as_json: Json = False, debug: Debug = False) -> None:
+    """Start the server and keep it, until server stop."""
+    _run(_start, as_json, debug)
+
+
+async def _start(terminal: Terminal) -> int:
+    await embedded.start(keep=True)
+    await embedded.stop()  # we do not use it: it stays because it is kept
+    if get_settings().names_a_server:
+        terminal.hint("your settings name another server, and that is what programs use; this one runs beside it")
+    return await _status(terminal)
+
+
+@server.command(epilog="Example: python -m database server stop")
+def stop(
+    force: Annotated[bool, typer.Option("--force", help="Also while others use it: their connections break.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Stop the server; while others use it, only keep it no longer."""
+    _run(lambda terminal: _stop(terminal, force), as_json, debug)
+
+
+async def _stop(terminal: Terminal, force: bool) -> int:
+    stopped = await embedded.shut_down(force=force)
+    report = await embedded.status()
+    show_server(terminal, report)
+    terminal.give(report)
+    if not stopped:
+        terminal.hint("it stops when the last of its users leaves; --force stops it now")
+    return 0 if stopped else 1
+
+
+@server.command(epilog="Example: python -m database server status --json")
+def status(as_json: Json = False, debug: Debug = False) -> None:
+    """Say whether the server runs, and where its data lies. Exit code 1: it does not run."""
+    _run(_status, as_json, debug)
+
+
+async def _status(terminal: Terminal) -> int:
+    report = await embedded.status()
+    show_server(terminal, report)
+    terminal.give(report)
+    return 0 if report["running"] else 1
+
+
+@server.command("psql-uri", epilog='Example: psql "$(python -m database server psql-uri)"')
+def psql_uri(as_json: Json = False, debug: Debug = False) -> None:
+    """Print the URI of the running server, for psql, pg_dump and other programs."""
+    _run(_psql_uri, as_json, debug)
+
+
+async def _psql_uri(terminal: Terminal) -> int:
+    report = await embedded.status()
+    if not report["running"]:
+        terminal.complain(DatabaseError("the embedded server does not run"))
+        terminal.hint("python -m database server start")
+        return 1
+    terminal.show(report["uri"])
+    terminal.give({"uri": report["uri"]})
+    return 0
+
+
+def _run(work: Callable[[Terminal], Awaitable[int]], as_json: bool, debug: bool, level: int = logging.INFO) -> None:
+    """Do the *work* of a command and exit with its code; errors become one line."""
+    terminal = Terminal(as_json=as_json)
+    log_to(terminal, logging.DEBUG if debug else level)
+    try:
+        code = asyncio.run(_with_database(work, terminal))
+    except KeyboardInterrupt:
+        terminal.complain(DatabaseError("interrupted"))
+        code = 130
+    except (DatabaseError, OSError) as exc:
+        if debug:
+            terminal.talk_lines(traceback.format_exc())
+        if isinstance(exc, OSError):
+            _abandon_stdout()
+        if not isinstance(exc, BrokenPipeError):
+            terminal.complain(exc)
+            if isinstance(exc, DatabaseError) and (hint := explain(exc)):
+                terminal.hint(hint)
+        code = 1
+    raise typer.Exit(code)
+
+
+async def _with_database(work: Callable[[Terminal], Awaitable[int]], terminal: Terminal) -> int:
+    with suppress(DatabaseError):  # wrong settings are told by whoever needs them
+        configure(get_settings().model_copy(update={"min_connections": 0}))
+    try:
+        return await work(terminal)
+    finally:
+        await close_connection_pool(timeout=2)
+        with suppress(DatabaseError):
+            await embedded.stop()
+
+
+def _abandon_stdout() -> None:
+    """Nobody reads stdout, or it cannot be written: what is still buffered must not fail again at the end."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

@@ -1,0 +1,168 @@
+"""
+The door to the database: connections, transactions, retries, health.
+
+`perform` is what every data function speaks through: the caller's connection if given, else one of the pool, with
+repetition where that is harmless. What lives behind the door: pool.py, registry.py, transaction.py, health.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import asyncpg
+
+from .exceptions import DatabaseError, Failure, classify, raised_by_driver, translate, translated
+from .health import health_check, health_report, ping_postgres
+from .pool import Connection, Pool, Record, backoff
+from .registry import (
+    close_connection_pool,
+    get_connection_pool,
+    get_pool_stats,
+    is_pool_active,
+    register_init_callback,
+    unregister_init_callback,
+)
+from .transaction import Isolation, get_db_transaction, run_in_transaction, run_transaction
+
+__all__ = [
+    "Connection",
+    "Isolation",
+    "Pool",
+    "Record",
+    "close_connection_pool",
+    "database_lifespan",
+    "execute_with_retry",
+    "get_connection_pool",
+    "get_db_connection",
+    "get_db_transaction",
+    "get_pool_stats",
+    "health_check",
+    "health_report",
+    "is_pool_active",
+    "perform",
+    "ping_postgres",
+    "register_init_callback",
+    "run_in_transaction",
+    "run_transaction",
+    "unregister_init_callback",
+]
+
+log = logging.getLogger("database")
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def get_db_connection(name: str = "default") -> AsyncIterator[Connection]:
+    """
+    An asyncpg connection of the pool of the database *name*, for the time of the block.
+
+    Each statement commits by itself. Settings, locks, temporary tables and listeners made in the block do not outlive
+    it. Raises `PoolTimeoutError` or `DatabaseNotAvailableError` where none is to be had; what the driver raises in the
+    block leaves it as `DatabaseError`.
+    """
+    pool = await get_connection_pool(name)
+    async with pool.acquire() as conn:
+        with translated(conn.is_closed, DatabaseError, "complete the statement"):
+            yield conn
+
+
+async def perform(
+    work: Callable[[Connection], Awaitable[T]],
+    *,
+    conn: Connection | None,
+    kind: type[DatabaseError],
+    doing: str,
+    changes: bool,
+    repeatable: bool,
+) -> T:
+    """
+    The result of `await work(connection)`, with *conn* if given, else with a connection of the default pool.
+
+    *work* must be one statement, or reads. Without *conn* it is repeated until DB_CONNECTION_TIMEOUT where it certainly
+    had no effect, and where the answer was lost and it is *repeatable*: a read, or a write with a key of our own. What
+    the driver raises becomes *kind*, with *doing* ("store document 'x'") in its text; where it *changes* something and
+    the answer was lost, `OutcomeUnknownError`.
+    """
+    if conn is not None:
+        with translated(conn.is_closed, kind, doing, changes=changes, inside=conn.is_in_transaction()):
+            return await work(conn)
+    pool = await get_connection_pool()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + pool.settings.connection_timeout
+    attempt = 0
+    while True:
+        connection = await pool.borrow(deadline)
+        try:
+            result = await work(connection)
+        except Exception as exc:
+            closed = connection.is_closed()
+            pool.give_back(connection, clean=isinstance(exc, asyncpg.PostgresError))
+            if not isinstance(exc, DatabaseError) and not raised_by_driver(exc):
+                raise
+            failure = classify(exc, closed=closed)
+            # at once the first time: an idle connection whose server was restarted is replaced by a good one
+            delay = 0.0 if attempt == 0 else backoff(attempt)
+            again = failure in (Failure.NEVER_SENT, Failure.UNDONE) or (failure is Failure.UNKNOWN and repeatable)
+            if not again or loop.time() + delay >= deadline:
+                raise translate(exc, kind, doing, changes=changes, closed=closed) from exc
+            log.debug("again, attempt %d: %s", attempt + 1, doing)
+        except BaseException:
+            pool.give_back(connection, clean=False)
+            raise
+        else:
+            pool.give_back(connection)
+            return result
+        await asyncio.sleep(delay)
+        attempt += 1
+
+
+async def execute_with_retry(
+    query: str, *args: Any, max_retries: int = 3, retry_delay: float = 1.0, name: str = "default"
+) -> list[dict[str, Any]] | str:
+    """
+    Run one statement and repeat it after transient failures; the rows as dicts if it returns rows, else its status.
+
+    Up to *max_retries* repetitions, the first after about *retry_delay* seconds, then exponentially longer with jitter.
+    The statement runs in a transaction, so that a lost answer is looked up instead of guessed: a write is never done
+    twice. Statements that refuse a transaction (VACUUM, CREATE DATABASE) run without and are not repeated once sent.
+    """
+
+    async def run(conn: Connection) -> list[dict[str, Any]] | str:
+        statement = await conn.prepare(query)
+        rows = await statement.fetch(*args)
+        return [dict(row) for row in rows] if statement.get_attributes() else str(statement.get_statusmsg())
+
+    attempt = 0
+    while True:
+        try:
+            async with get_db_transaction(name) as conn:
+                return await run(conn)
+        except DatabaseError as exc:
+            if exc.sqlstate == "25001":  # active_sql_transaction: it refuses to run inside one
+                break
+            if not exc.retryable or attempt >= max_retries:
+                raise
+            log.info("a statement is run again, %d of %d: %s", attempt + 1, max_retries, exc)
+        await asyncio.sleep(backoff(attempt, retry_delay, 60.0))
+        attempt += 1
+    async with get_db_connection(name) as conn:
+        return await run(conn)
+
+
+@asynccontextmanager
+async def database_lifespan(*_: object) -> AsyncIterator[None]:
+    """
+    Open the default pool, run the block, close every pool: `FastAPI(lifespan=database_lifespan)`.
+
+    The application that FastAPI passes is not used, so it also works as `async with database_lifespan():`.
+    """
+    await get_connection_pool()
+    try:
+        yield
+    finally:
+        await close_connection_pool()

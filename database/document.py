@@ -1,0 +1,571 @@
+"""
+Documents: a named text under a unique code, with metadata, and its full-text search.
+
+Every function speaks through *conn* if given, else for itself. SQL stands above the function that sends it. A document
+is a dict with id, name, code, content, metadata, language, source, created_at and updated_at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
+from uuid import UUID
+
+from .codecs import encode_json
+from .connect_db import Connection, Record, perform
+from .exceptions import DocumentError
+from .ids import as_uuid, uuid7
+from .schema import apply_migration
+from .search import parse_search, text_search_configuration
+
+T = TypeVar("T")
+Document = dict[str, Any]
+
+MAX_CONTENT = 64 * 2**20  # bytes of UTF-8; PostgreSQL's own limit for everything in one row is 1 GB
+_DEFAULT_LANGUAGE = "english"
+_ITER_ROWS, _ITER_BYTES = 256, 4 * 2**20
+_COLUMNS = """
+    id::text AS id, name, code, content, metadata::text AS metadata, language, source, created_at, updated_at
+"""
+_COLUMNS_WITHOUT_CONTENT = _COLUMNS.replace("content,", "")
+
+
+async def init_document_table(*, conn: Connection | None = None) -> None:
+    """
+    Create the table `document` and its indexes unless they are there; any number of processes may call it at once.
+
+    Raises `SchemaError` where another table of that name is there, or the user may not create tables.
+    """
+    await apply_migration("0001", conn=conn)
+
+
+# A repetition of an insert whose answer was lost finds its own row, by its id, in the second half.
+_INSERT = f"""
+    WITH written AS (
+        INSERT INTO document (id, code, name, content, metadata, language)
+        VALUES ($1, $2, $3, $4, $5::text::jsonb, $6)
+        ON CONFLICT (code) DO NOTHING
+        RETURNING *
+    )
+    SELECT {_COLUMNS_WITHOUT_CONTENT} FROM written
+    UNION ALL
+    SELECT {_COLUMNS_WITHOUT_CONTENT} FROM document WHERE code = $2 AND id = $1
+"""
+
+
+async def insert_document(
+    name: str,
+    code: str,
+    content: str,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    language: str | None = None,
+    conn: Connection | None = None,
+) -> Document:
+    """
+    Store a new document and return it.
+
+    *language* is that of the text, a name ("german") or an ISO code ("de"); English if not given. Raises
+    `DocumentError` where the code is taken (`sqlstate` 23505), where *metadata* is not JSON, and where PostgreSQL
+    cannot store the text (a NUL character, more than 64 MiB).
+    """
+    _check_text(code, name, content)
+    arguments = (uuid7(), code, name, content, _encode_metadata(code, metadata or {}), _configuration(code, language))
+    row = await _write(conn, f"store document {code!r}", lambda c: c.fetchrow(_INSERT, *arguments))
+    if row is None:
+        raise DocumentError(
+            f"cannot store document {code!r}: there is one under this code already; upsert_document() replaces it",
+            sqlstate="23505",
+        )
+    return _document(row, content=content)
+
+
+@cache
+def _upsert(keep: frozenset[str]) -> str:
+    """
+    The statement that upserts many documents and leaves the columns *keep* of those that exist alone.
+
+    Rows that change nothing are left out before the insert, so that no index entries are made for nothing; the WHERE of
+    the conflict is for what a concurrent transaction has done since. Sorted by code: upserts in different orders would
+    deadlock. No status: a concurrent transaction has just stored the same, so ask again.
+    """
+    compared = [column for column in ("name", "metadata", "language", "source") if column not in keep]
+    set_columns = ", ".join(f"{column} = excluded.{column}" for column in [*compared, "content", "updated_at"])
+    stored = ", ".join(f"document.{column}" for column in [*compared, "content_hash"])
+    new = ", ".join(f"changed.{column}" for column in [*compared, "content_hash"])
+    excluded = ", ".join(f"excluded.{column}" for column in [*compared, "content_hash"])
+    return f"""
+        WITH changed AS (
+            SELECT given.id, given.code, given.name, given.content, given.metadata::jsonb AS metadata, given.language,
+                   given.source, document_hash(given.content) AS content_hash
+              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+                   AS given (id, code, name, content, metadata, language, source)
+        ),
+        written AS (
+            INSERT INTO document (id, code, name, content, metadata, language, source)
+            SELECT changed.id, changed.code, changed.name, changed.content, changed.metadata, changed.language,
+                   changed.source
+              FROM changed
+              LEFT JOIN document USING (code)
+             WHERE document.code IS NULL OR ({stored}) IS DISTINCT FROM ({new})
+             ORDER BY changed.code
+            ON CONFLICT (code) DO UPDATE SET {set_columns}
+             WHERE ({stored}) IS DISTINCT FROM ({excluded})
+            RETURNING id, name, code, metadata, language, source, created_at, updated_at
+        ),
+        found AS (
+            SELECT id, name, code, metadata, language, source, created_at, updated_at, true AS written
+              FROM written
+            UNION ALL
+            SELECT id, name, code, metadata, language, source, created_at, updated_at, false
+              FROM document
+             WHERE code = ANY($2) AND code NOT IN (SELECT code FROM written)
+        )
+        SELECT {_COLUMNS_WITHOUT_CONTENT},
+               CASE WHEN id = ANY($1) THEN 'inserted' WHEN written THEN 'updated' ELSE 'unchanged' END AS status
+          FROM found
+    """
+
+
+async def upsert_document(
+    name: str,
+    code: str,
+    content: str,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    language: str | None = None,
+    conn: Connection | None = None,
+) -> Document:
+    """
+    Store a document, or replace what is under its code; the document and its `status`.
+
+    `status` is "inserted", "updated" or "unchanged"; unchanged, nothing was written. *metadata* and *language* that are
+    not given stay as they are. Raises as `insert_document`.
+    """
+    document = {"name": name, "code": code, "content": content, "metadata": metadata, "language": language}
+    keep = frozenset({"source"} | {column for column, value in document.items() if value is None})
+    (row,) = await _upsert_all([document], keep, f"store document {code!r}", conn)
+    return _document(row, content=content, status=row["status"])
+
+
+async def upsert_documents(
+    documents: Sequence[Mapping[str, Any]], *, conn: Connection | None = None
+) -> list[dict[str, Any]]:
+    """
+    Store many documents in one statement, all or none; for each, in the order given, its id, code and `status`.
+
+    Each has name, code and content, and may have metadata, language and source; what it has not is stored as empty.
+    Raises `DocumentError` where PostgreSQL refuses one of them, or where two have the same code.
+    """
+    codes = [str(document["code"]) for document in documents]
+    if len(set(codes)) < len(codes):
+        twice = next(code for position, code in enumerate(codes) if code in codes[:position])
+        raise DocumentError(f"cannot store documents: {twice!r} is the code of two of them")
+    if not documents:
+        return []
+    rows = await _upsert_all(documents, frozenset(), f"store {len(documents)} documents", conn)
+    return [{"id": row["id"], "code": row["code"], "status": row["status"]} for row in rows]
+
+
+async def _upsert_all(
+    documents: Sequence[Mapping[str, Any]], keep: frozenset[str], doing: str, conn: Connection | None
+) -> list[Record]:
+    given = []
+    for document in documents:
+        code = document["code"]
+        _check_text(code, document["name"], document["content"])
+        metadata = _encode_metadata(code, document.get("metadata") or {})
+        language = _configuration(code, document.get("language"))
+        given.append((uuid7(), code, document["name"], document["content"], metadata, language, document.get("source")))
+    columns = [list(column) for column in zip(*given, strict=True)]
+    codes = [document["code"] for document in documents]
+    found: dict[str, Record] = {}
+    while len(found) < len(codes):
+        rows = await _write(conn, doing, lambda c: c.fetch(_upsert(keep), *columns))
+        found = {row["code"]: row for row in rows}
+    return [found[code] for code in codes]
+
+
+_GET = f"""
+    SELECT {_COLUMNS}
+      FROM document
+     WHERE code = $1
+"""
+
+
+async def get_document_by_code(code: str, *, conn: Connection | None = None) -> Document | None:
+    """The document under *code*, None if there is none."""
+    row = await _read(conn, f"read document {code!r}", lambda c: c.fetchrow(_GET, code))
+    return None if row is None else _document(row)
+
+
+_GET_MANY = f"""
+    SELECT {_COLUMNS}
+      FROM document
+     WHERE code = ANY($1)
+"""
+
+
+async def get_documents_by_codes(codes: Sequence[str], *, conn: Connection | None = None) -> list[Document]:
+    """The documents under *codes*, in that order; codes that nothing is under are left out."""
+    rows = await _read(conn, f"read {len(codes)} documents", lambda c: c.fetch(_GET_MANY, list(codes)))
+    found = {row["code"]: row for row in rows}
+    return [_document(found[code]) for code in codes if code in found]
+
+
+# Newest first: ids are made in the order of time. (id, code) because that is the primary key.
+_LIST = """
+    SELECT {columns}
+      FROM document
+     ORDER BY id DESC, code DESC
+     LIMIT $1 OFFSET $2
+"""
+_LIST_AFTER = """
+    SELECT {columns}
+      FROM document
+     WHERE id < $3
+     ORDER BY id DESC, code DESC
+     LIMIT $1 OFFSET $2
+"""
+
+
+async def get_list_of_documents(
+    limit: int = 100,
+    offset: int = 0,
+    *,
+    after: str | None = None,
+    content: bool = True,
+    conn: Connection | None = None,
+) -> list[Document]:
+    """
+    A page of the documents, newest first; an empty list behind the last one.
+
+    *after* is the id of the last document of the page before: any page then costs what the first one costs, while
+    *offset* reads and throws away all that it skips. *content* False leaves the text out. Raises `DocumentError` where
+    *limit* or *offset* is negative, or *after* is no id.
+    """
+    _check_page(limit, offset)
+    columns = _COLUMNS if content else _COLUMNS_WITHOUT_CONTENT
+    if after is None:
+        rows = await _read(conn, "list documents", lambda c: c.fetch(_LIST.format(columns=columns), limit, offset))
+        return [_document(row) for row in rows]
+    last = as_uuid(after)
+    if last is None:
+        raise DocumentError("cannot list documents: after= is the id of a document, the last one of the page before")
+    query = _LIST_AFTER.format(columns=columns)
+    rows = await _read(conn, "list documents", lambda c: c.fetch(query, limit, offset, last))
+    return [_document(row) for row in rows]
+
+
+# One statement, so that total and items are of the same moment.
+_PAGE = f"""
+    WITH page AS (
+        SELECT *
+          FROM document
+         ORDER BY id DESC, code DESC
+         LIMIT $1 OFFSET $2
+    )
+    SELECT total, {_COLUMNS}
+      FROM (SELECT count(*) AS total FROM document) AS counted
+      LEFT JOIN page ON true
+     ORDER BY page.id DESC
+"""
+
+
+async def list_documents_page(page: int = 1, page_size: int = 20, *, conn: Connection | None = None) -> dict[str, Any]:
+    """
+    Page number *page* (the first is 1), newest first, with what a pager needs.
+
+    `items` (empty behind the last page), `total` documents, `page`, `page_size`, `total_pages`. Raises `DocumentError`
+    where *page* or *page_size* is less than 1.
+    """
+    if page < 1 or page_size < 1:
+        raise DocumentError("cannot list documents: page and page_size begin at 1")
+    offset = (page - 1) * page_size
+    _check_page(page_size, offset)
+    rows = await _read(conn, "list documents", lambda c: c.fetch(_PAGE, page_size, offset))
+    total = rows[0]["total"]
+    return {
+        "items": [_document(row) for row in rows if row["id"] is not None],
+        "total": total,
+        "page": page,
+        "page_size": page_size,
+        "total_pages": -(-total // page_size),
+    }
+
+
+# As many as fit into $3 bytes, at least one; octet_length knows the length of a long text without reading it.
+_NEXT = f"""
+    SELECT {_COLUMNS}
+      FROM (SELECT *,
+                   sum(octet_length(content)) OVER ahead - octet_length(content) AS bytes_before
+              FROM document
+             WHERE id > $1
+            WINDOW ahead AS (ORDER BY id)
+             ORDER BY id
+             LIMIT $2) AS batch
+     WHERE bytes_before < $3
+     ORDER BY batch.id
+"""
+
+
+async def iter_documents(*, conn: Connection | None = None) -> AsyncIterator[Document]:
+    """
+    Every document, oldest first, in constant memory: batches of at most 256 documents and about 4 MiB.
+
+    Holds no connection while the caller works on a document, and goes on after a lost connection. Documents that are
+    stored or deleted meanwhile may be there or not; each is given once.
+    """
+    last = UUID(int=0)
+    while True:
+        after = last
+        rows = await _read(conn, "read documents", lambda c: c.fetch(_NEXT, after, _ITER_ROWS, _ITER_BYTES))  # noqa: B023 (awaited at once)
+        for row in rows:
+            yield _document(row)
+        if not rows:
+            return
+        last = UUID(rows[-1]["id"])
+
+
+# The parts of the query are turned into a tsquery for every language in use, found by skipping through its index
+# (https://wiki.postgresql.org/wiki/Loose_indexscan). Only the rows that are returned are highlighted.
+_SEARCH = """
+    WITH RECURSIVE used AS (
+        (SELECT language FROM document ORDER BY language LIMIT 1)
+        UNION ALL
+        SELECT (SELECT document.language
+                  FROM document
+                 WHERE document.language > used.language
+                 ORDER BY document.language
+                 LIMIT 1)
+          FROM used
+         WHERE used.language IS NOT NULL
+    ),
+    parts AS (
+        SELECT language,
+               websearch_to_tsquery(language::regconfig, $1) AS words,
+               websearch_to_tsquery(language::regconfig, $2) AS required,
+               websearch_to_tsquery(language::regconfig, $3) AS excluded
+          FROM used
+         WHERE language = coalesce($4, language)
+    ),
+    asked AS (
+        SELECT language,
+               CASE WHEN numnode(required) > 0 THEN required ELSE words END && excluded AS query,
+               words || required AS wanted
+          FROM parts
+         WHERE numnode(words) + numnode(required) > 0
+    ),
+    best AS (
+        SELECT document.*, wanted, ts_rank(search, wanted, 1) AS rank
+          FROM asked
+          JOIN document ON document.language = asked.language AND search @@ query
+         ORDER BY rank DESC, id DESC
+         LIMIT $5
+    )
+    SELECT {columns}, rank::float8 AS rank,
+           ts_headline(language::regconfig, left(content, 200000), wanted, $6) AS snippet
+      FROM best
+     ORDER BY rank DESC, best.id DESC
+"""
+_HEADLINE = 'StartSel=<mark>, StopSel=</mark>, MaxFragments=2, MaxWords=25, MinWords=10, FragmentDelimiter=" … "'
+
+
+async def search_documents(
+    search_term: str,
+    limit: int = 50,
+    *,
+    language: str | None = None,
+    content: bool = True,
+    conn: Connection | None = None,
+) -> list[Document]:
+    """
+    The documents that fit *search_term* best, best first; an empty list where none does. No text is a wrong query.
+
+    Words are alternatives, "quoted words" must occur side by side, -words must not occur. Each document comes with
+    `rank` (a float; greater is better, comparable within one search) and `snippet`, its best passages with the words in
+    `<mark>`; the text around them is the document's own and not escaped for HTML. *language* confines the search to
+    documents in it; *content* False leaves the whole text out.
+    """
+    _check_page(limit, 0)
+    query = parse_search(search_term)
+    if not (query.words or query.required):
+        return []
+    sql = _SEARCH.format(columns=_COLUMNS if content else _COLUMNS_WITHOUT_CONTENT)
+    arguments = (*query, None if language is None else _configuration("", language), limit, _HEADLINE)
+    rows = await _read(conn, "search documents", lambda c: c.fetch(sql, *arguments))
+    return [_document(row, rank=row["rank"], snippet=row["snippet"]) for row in rows]
+
+
+_UPDATE_CONTENT = """
+    UPDATE document
+       SET content = $2, updated_at = clock_timestamp()
+     WHERE code = $1
+"""
+
+
+async def update_document_content(code: str, content: str, *, conn: Connection | None = None) -> bool:
+    """
+    Replace the content of the document *code*; True if there was one.
+
+    Raises `DocumentError` where PostgreSQL cannot store the text (a NUL character, more than 64 MiB).
+    """
+    _check_text(code, "", content)
+    status = await _write(conn, f"update document {code!r}", lambda c: c.execute(_UPDATE_CONTENT, code, content))
+    return status == "UPDATE 1"
+
+
+_DELETE = """
+    DELETE FROM document
+     WHERE code = $1
+"""
+
+
+async def delete_document(code: str, *, conn: Connection | None = None) -> bool:
+    """
+    Delete the document *code*; True if there was one.
+
+    Not repeated where its answer was lost (`OutcomeUnknownError`): a repetition could delete a document that somebody
+    stored under the same code meanwhile.
+    """
+    status = await _write(conn, f"delete document {code!r}", lambda c: c.execute(_DELETE, code), repeatable=False)
+    return status == "DELETE 1"
+
+
+_DELETE_MANY = """
+    DELETE FROM document
+     WHERE code IN (SELECT code FROM document WHERE code = ANY($1) ORDER BY code FOR UPDATE)
+"""
+
+
+async def delete_documents(codes: Sequence[str], *, conn: Connection | None = None) -> int:
+    """Delete the documents under *codes*, all in one statement; how many there were."""
+    doing = f"delete {len(codes)} documents"
+    status = await _write(conn, doing, lambda c: c.execute(_DELETE_MANY, list(codes)), repeatable=False)
+    return int(status.rpartition(" ")[2])
+
+
+# The planner's own arithmetic: tuples per page when last counted, times the pages that there are now.
+_ESTIMATE = """
+    SELECT CASE WHEN reltuples < 0 OR relpages = 0 THEN NULL
+                ELSE round(reltuples / relpages * (pg_relation_size(oid) / current_setting('block_size')::int))
+           END::bigint
+      FROM pg_class
+     WHERE oid = 'document'::regclass
+"""
+
+
+async def get_document_count(*, estimate: bool = False, conn: Connection | None = None) -> int:
+    """
+    How many documents there are; *estimate* True answers at once, from what the server last counted.
+
+    A table that the server has not counted yet (VACUUM, ANALYZE) is counted exactly all the same.
+    """
+
+    async def count(c: Connection) -> int:
+        guess = await c.fetchval(_ESTIMATE) if estimate else None
+        return int(await c.fetchval("SELECT count(*) FROM document") if guess is None else guess)
+
+    return await _read(conn, "count documents", count)
+
+
+_FINGERPRINTS = """
+    SELECT code, name, metadata::text AS metadata, language, source, content_hash
+      FROM document
+     WHERE code = ANY($1)
+"""
+
+
+async def get_document_fingerprints(
+    codes: Sequence[str], *, conn: Connection | None = None
+) -> dict[str, dict[str, Any]]:
+    """
+    What is needed to tell whether documents have changed, by code; codes that nothing is under are left out.
+
+    Each has name, metadata, language, source and content_hash, the SHA-256 of the content's UTF-8 (bytes).
+    """
+    rows = await _read(conn, f"compare {len(codes)} documents", lambda c: c.fetch(_FINGERPRINTS, list(codes)))
+    return {row["code"]: dict(row) | {"metadata": json.loads(row["metadata"])} for row in rows}
+
+
+_CODES = """
+    SELECT code
+      FROM document
+     WHERE code > $1 AND source = $2
+     ORDER BY code
+     LIMIT $3
+"""
+
+
+async def iter_codes(source: str, *, conn: Connection | None = None) -> AsyncIterator[list[str]]:
+    """The codes of the documents that came from *source*, in order, in batches of up to 10,000."""
+    last = ""
+    while True:
+        after = last
+        rows = await _read(conn, "list codes", lambda c: c.fetch(_CODES, after, source, 10_000))  # noqa: B023 (awaited at once)
+        if not rows:
+            return
+        yield [row["code"] for row in rows]
+        last = rows[-1]["code"]
+
+
+async def _read(conn: Connection | None, doing: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    return await perform(work, conn=conn, kind=DocumentError, doing=doing, changes=False, repeatable=True)
+
+
+async def _write(
+    conn: Connection | None, doing: str, work: Callable[[Connection], Awaitable[T]], *, repeatable: bool = True
+) -> T:
+    return await perform(work, conn=conn, kind=DocumentError, doing=doing, changes=True, repeatable=repeatable)
+
+
+_KEYS = ("id", "name", "code", "content", "metadata", "language", "source", "created_at", "updated_at")
+
+
+def _document(row: Record, **more: Any) -> Document:
+    """The row as a plain dict in the order of the columns; *more* holds what the statement did not return, or adds."""
+    values = dict(row) | more
+    values["metadata"] = json.loads(values["metadata"])
+    return {key: values[key] for key in (*_KEYS, *more) if key in values}
+
+
+def _check_text(code: str, name: str, content: str) -> None:
+    for what, text in (("code", code), ("name", name), ("content", content)):
+        if not isinstance(text, str):
+            raise DocumentError(f"the {what} of a document is a str, not {type(text).__name__}")
+    if not code:
+        raise DocumentError("the code of a document must not be empty")
+    # 4 bytes is the most that a character takes, so most texts need no second look
+    if len(content) * 4 > MAX_CONTENT and len(content.encode(errors="surrogatepass")) > MAX_CONTENT:
+        raise DocumentError(f"cannot store document {code!r}: it has more than {MAX_CONTENT // 2**20} MiB; split it")
+
+
+def _encode_metadata(code: str, metadata: Mapping[str, Any]) -> str:
+    if not isinstance(metadata, Mapping):
+        raise DocumentError(f"the metadata of document {code!r} is a dict, not {type(metadata).__name__}")
+    try:
+        return encode_json(dict(metadata))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise DocumentError(
+            f"the metadata of document {code!r} is not JSON: use dict, list, str, int, float (not NaN), bool and None",
+            original_error=exc,
+        ) from exc
+
+
+def _configuration(code: str, language: str | None) -> str:
+    if language is None:
+        return _DEFAULT_LANGUAGE
+    configuration = text_search_configuration(language)
+    if configuration is None:
+        about = f"the language of document {code!r}" if code else "language="
+        raise DocumentError(f"{about} is a name such as 'german' or an ISO 639-1 code such as 'de'")
+    return configuration
+
+
+def _check_page(limit: int, offset: int) -> None:
+    if limit < 0 or offset < 0:
+        raise DocumentError("limit and offset must not be negative")
+    if max(limit, offset) >= 2**63:
+        raise DocumentError("limit and offset must be less than 2 to the power of 63")

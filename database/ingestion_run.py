@@ -1,0 +1,269 @@
+"""One run of an ingestion: batch after batch is read, compared and stored, and what became of the files is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, closing, nullcontext
+from types import TracebackType
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from .connect_db import Connection, get_db_transaction
+from .document import delete_documents, get_document_fingerprints, iter_codes, upsert_documents
+from .exceptions import ConnectionPoolError, DatabaseError, DocumentError, IngestionError, OutcomeUnknownError, reason
+from .source_documents import Failure, Source, SourceDocument, code_of, read_batch
+from .source_files import SourceTree
+
+Progress = Callable[[dict[str, Any]], object]
+Sources = Generator[Source | Failure, None, None]
+
+_SHOWN_FAILURES = 5
+
+
+class _Closable(Protocol):
+    def close(self) -> object: ...
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+C = TypeVar("C", bound=_Closable)
+
+
+class FileThread:
+    """
+    One thread that does all the reading of an ingestion, and in the end closes what it has opened.
+
+    The closing waits for its turn in the thread. So a cancelled ingestion waits for nothing, and a batch that is being
+    read at that moment goes on with its own descriptors, not with whatever has got their numbers since.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="database-ingestion")
+        self._opened = ExitStack()
+
+    async def __aenter__(self) -> FileThread:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        closed = self._executor.submit(self._opened.close)
+        self._executor.shutdown(wait=False)
+        if kind is None:
+            await asyncio.wrap_future(closed)
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of *work*, called in the thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: work(*args, **kwargs))
+
+    async def open(self, work: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> C:
+        """As `run`; the result is closed when the thread ends."""
+        return await self.run(lambda: self._opened.enter_context(closing(work(*args, **kwargs))))
+
+
+class IngestionRun:
+    """
+    The options and the counts of one call. *what* is ingested, in words; *expected* files, as far as is known.
+
+    *limit* is the size of the largest file in bytes. *conn*, if given, is spoken through, else the default pool.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        encoding: str,
+        limit: int,
+        atomic: bool,
+        dry_run: bool,
+        progress: Progress | None,
+        conn: Connection | None,
+    ) -> None:
+        self.expected = 0
+        self._what = what
+        self._encoding = encoding
+        self._limit = limit
+        self._atomic = atomic
+        self._dry_run = dry_run
+        self._progress = progress
+        self._conn = conn
+        self._started = time.monotonic()
+        self._counts = {"inserted": 0, "updated": 0, "unchanged": 0}
+        self._deleted = 0
+        self._bytes = 0
+        self._failures: list[Failure] = []
+        self._warnings: list[Failure] = []
+        self._callers_error: Exception | None = None
+
+    def result(self, *, hidden: int = 0) -> dict[str, Any]:
+        """What the public functions return."""
+        stored = sum(self._counts.values())
+        return {
+            "total": stored + len(self._failures),
+            "success_count": stored,
+            "failed_count": len(self._failures),
+            **self._counts,
+            "deleted": self._deleted,
+            "hidden": hidden,
+            "bytes": self._bytes,
+            "seconds": time.monotonic() - self._started,
+            "failures": [failure.entry() for failure in self._failures],
+            "warnings": [warning.entry() for warning in self._warnings],
+        }
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection | None]:
+        """
+        The connection to speak through; in a transaction where the run is atomic.
+
+        Errors of the database that end the run in the block say how far it came.
+        """
+        inside = self._atomic and not self._dry_run
+        try:
+            async with get_db_transaction(conn=self._conn) if inside else nullcontext(self._conn) as conn:
+                yield conn
+        except IngestionError:
+            raise
+        except (DatabaseError, ModuleNotFoundError) as exc:
+            if exc is self._callers_error:
+                raise
+            raise self._interrupted(exc) from exc
+
+    async def store(self, files: FileThread, sources: Sources, conn: Connection | None) -> None:
+        """Store all *sources*. Raises `IngestionError` where the run is atomic and one of them failed."""
+        await self._tell(None)
+        while batch := await files.run(read_batch, sources, self._encoding, self._limit):
+            self._failures += batch.failures
+            self._warnings += [
+                Failure(document.path, document.code, f"{document.problem}; stored as text only")
+                for document in batch.documents
+                if document.problem is not None
+            ]
+            if not (self._atomic and self._failures):
+                await self._store_changed(batch.documents, conn)
+            batch.documents.clear()  # or they would stay while the next are read
+            await self._tell(batch.last_path)
+        if self._atomic and self._failures:
+            raise self._refusal()
+
+    async def prune(self, files: FileThread, tree: SourceTree, prefix: str, mark: str, conn: Connection | None) -> None:
+        """Delete the documents that have the *mark* and whose files are not in *tree* any more."""
+        for failure in self._failures:
+            if failure.hides_files:
+                self._warnings.append(Failure(failure.path, None, f"nothing was pruned, because of: {failure.reason}"))
+                return
+        async for codes in iter_codes(mark, conn=conn):
+            start = code_of(prefix, "")
+            stems = [code.removeprefix(start) for code in codes if code.startswith(start)]
+            gone = [code_of(prefix, stem) for stem in await files.run(tree.missing, stems)]
+            if gone and not self._dry_run:
+                self._deleted += await delete_documents(gone, conn=conn)
+            else:
+                self._deleted += len(gone)
+
+    async def _store_changed(self, documents: list[SourceDocument], conn: Connection | None) -> None:
+        stored = await get_document_fingerprints([document.code for document in documents], conn=conn)
+        changed = []
+        for document in documents:
+            if document.is_stored_as(stored.get(document.code)):
+                self._count(document, "unchanged")
+            else:
+                changed.append(document)
+        if changed and not self._dry_run:
+            await self._write(changed, conn)
+            return
+        for document in changed:
+            self._count(document, "updated" if document.code in stored else "inserted")
+
+    async def _write(self, documents: list[SourceDocument], conn: Connection | None) -> None:
+        """Store *documents* in one statement; where the server refuses it, by halves, down to those it means."""
+        try:
+            # a savepoint: a statement that fails would abort the caller's transaction
+            async with get_db_transaction(conn=conn) if conn is not None else nullcontext(None) as c:
+                rows = await upsert_documents([document.row() for document in documents], conn=c)
+        except DocumentError as exc:
+            if not _is_verdict(exc):
+                raise
+            if len(documents) > 1:
+                half = len(documents) // 2
+                await self._write(documents[:half], conn)
+                await self._write(documents[half:], conn)
+                return
+            why = reason(exc.original_error) if exc.sqlstate and exc.original_error else str(exc)
+            self._failures.append(Failure(documents[0].path, documents[0].code, why))
+        else:
+            for document, row in zip(documents, rows, strict=True):
+                self._count(document, row["status"])
+
+    def _count(self, document: SourceDocument, status: str) -> None:
+        self._counts[status] += 1
+        self._bytes += document.size
+
+    async def _tell(self, path: str | None) -> None:
+        """Call the caller's *progress*."""
+        if self._progress is None:
+            return
+        done = sum(self._counts.values()) + len(self._failures)
+        try:
+            answer = self._progress({
+                "done": done,
+                "total": max(self.expected, done),
+                "bytes": self._bytes,
+                "path": path,
+                **self._counts,
+                "failed": len(self._failures),
+            })
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception as exc:
+            self._callers_error = exc
+            raise
+
+    def _refusal(self) -> IngestionError:
+        shown = "; ".join(f"{failure.path}: {failure.reason}" for failure in self._failures[:_SHOWN_FAILURES])
+        more = len(self._failures) - _SHOWN_FAILURES
+        return self._with_failures(IngestionError(
+            f"nothing of {self._what} was stored, because of {len(self._failures)} failures: {shown}"
+            + (f"; and {more} more" if more > 0 else "")
+        ))
+
+    def _interrupted(self, exc: DatabaseError | ModuleNotFoundError) -> DatabaseError:
+        """The error for what ended the run; of the same type where it speaks of the connection and not of documents."""
+        counts = ", ".join(f"{count} {status}" for status, count in self._counts.items())
+        fate = "nothing was stored" if self._atomic or self._dry_run else "what was stored stays"
+        if self._conn is not None:
+            fate = "the transaction of conn= decides what stays"
+        elif self._atomic and isinstance(exc, OutcomeUnknownError):
+            fate = "it may have been stored"
+        message = f"the ingestion of {self._what} ended early ({counts}, {len(self._failures)} failed; {fate})"
+        if isinstance(exc, ModuleNotFoundError):
+            return self._with_failures(IngestionError(f"{message}: {missing_extra(exc)}", original_error=exc))
+        kind = type(exc) if isinstance(exc, ConnectionPoolError | OutcomeUnknownError) else IngestionError
+        error = kind(
+            f"{message}: {exc}", original_error=exc.original_error, sqlstate=exc.sqlstate, retryable=exc.retryable
+        )
+        return self._with_failures(error) if isinstance(error, IngestionError) else error
+
+    def _with_failures(self, error: IngestionError) -> IngestionError:
+        error.failures = [failure.entry() for failure in self._failures]  # type: ignore[attr-defined]
+        return error
+
+
+def missing_extra(exc: ModuleNotFoundError) -> str:
+    """What to do about the missing module; raises *exc* where it is none of an extra."""
+    if exc.name != "yaml":
+        raise exc
+    return "reading front matter needs PyYAML: pip install 'pgdatabase[ingestion]'"
+
+
+def _is_verdict(exc: DocumentError) -> bool:
+    """True where the document is to blame, and not the server, the connection, the table or a setting."""
+    if exc.retryable:
+        return False
+    if exc.sqlstate is None:  # refused before it was sent
+        return exc.original_error is None or isinstance(exc.original_error, ValueError | TypeError | RecursionError)
+    # data, integrity, limits, triggers of the application, and a language that this server does not have
+    return exc.sqlstate[:2] in ("22", "23", "44", "54", "P0") or exc.sqlstate == "42704"

@@ -1,0 +1,581 @@
+"""
+The pool: the connections of one process and one event loop to one database.
+
+Callers wait in the order they came. Connecting is the pool's own work, not the caller's: a cancelled caller cancels no
+connection, and while the server is away one task alone keeps trying, whoever waits. Connections that only the package's
+own statements used go back as they are; those that were in the user's hands are reset in full, behind the user's back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from .codecs import register_codecs
+from .exceptions import (
+    ConnectionPoolError,
+    DatabaseNotAvailableError,
+    Failure,
+    PoolTimeoutError,
+    classify,
+    reason,
+    sqlstate_of,
+)
+from .settings import Settings, redact
+
+log = logging.getLogger("database")
+
+Record: TypeAlias = asyncpg.Record
+# What functions take as `conn=`: a connection of the pool, or any asyncpg connection.
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+
+_CONNECT_ATTEMPTS = 3  # one attempt gets this part of DB_CONNECTION_TIMEOUT
+_RESET_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
+_MAINTENANCE_SECONDS = 5.0
+_FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.2
+
+# RESET ALL alone leaves roles, temporary tables and sequence caches to the next user. DISCARD ALL would also throw away
+# the prepared statements that asyncpg believes in.
+_RESET_QUERY = """
+    RESET SESSION AUTHORIZATION;
+    RESET ALL;
+    CLOSE ALL;
+    UNLISTEN *;
+    SELECT pg_advisory_unlock_all();
+    DISCARD TEMP;
+    DISCARD SEQUENCES;
+"""
+
+
+def backoff(attempt: int, first: float = _FIRST_DELAY, longest: float = _LONGEST_DELAY) -> float:
+    """
+    Seconds to wait before attempt number *attempt* (the first repetition is 0): exponential with full jitter.
+
+    After "Exponential Backoff And Jitter" (Marc Brooker, AWS Architecture Blog, 2015).
+    """
+    return random.uniform(first / 2, min(longest, first * 2**attempt))  # noqa: S311 (spreads load, guards nothing)
+
+
+if TYPE_CHECKING:
+    _AsyncpgConnection = asyncpg.Connection[asyncpg.Record]
+else:
+    _AsyncpgConnection = asyncpg.Connection  # only its stubs know that it is generic
+
+
+class PooledConnection(_AsyncpgConnection):
+    """A connection that never takes ROLLBACK for an answer to COMMIT, and that knows how old it may get."""
+
+    __slots__ = ("expires_at", "generation", "idle_since")
+    expires_at: float
+    idle_since: float
+    generation: int
+
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
+        """
+        As asyncpg's, but a COMMIT that PostgreSQL answered with ROLLBACK raises.
+
+        That is its answer where a statement of the transaction failed and the error was swallowed.
+        """
+        status = await super().execute(query, *args, timeout=timeout)
+        if status == "ROLLBACK" and query.lstrip()[:6].upper() in ("COMMIT", "END", "END;"):
+            raise asyncpg.InFailedSQLTransactionError("current transaction is aborted, COMMIT became ROLLBACK")
+        return status
+
+    def get_reset_query(self) -> str:
+        """What makes the session as good as new."""
+        return _RESET_QUERY
+
+
+class Pool:
+    """
+    Connections to one database. `get_connection_pool()` makes it; asyncpg's pool methods work on it.
+
+    `async with pool.acquire() as conn`, `fetch`, `fetchrow`, `fetchval`, `execute`, `executemany`, `get_size()` and the
+    like behave as asyncpg's do, except that errors of the pool itself are `ConnectionPoolError`s.
+    """
+
+    def __init__(self, settings: Settings, address: Callable[[], Awaitable[str]], *, name: str = "default") -> None:
+        self.name = name
+        self.settings = settings
+        self.redacted_url = settings.redacted_url
+        self._address = address
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        self._idle: deque[PooledConnection] = deque()  # the right end was used last
+        self._busy: set[PooledConnection] = set()
+        self._resetting: set[PooledConnection] = set()
+        self._waiters: deque[asyncio.Future[PooledConnection]] = deque()
+        self._connectors: set[asyncio.Task[None]] = set()
+        self._chores: set[asyncio.Task[None]] = set()
+        self._generation = 0
+        self._closing = False
+        self._connect_error: BaseException | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._timer = self._loop.call_later(_MAINTENANCE_SECONDS, self._maintain)
+        self._counters = {"requests": 0, "waits": 0, "wait_seconds": 0.0, "timeouts": 0, "connects": 0}
+
+    # -- taking and giving back
+
+    async def borrow(self, deadline: float) -> PooledConnection:
+        """
+        A connection for the package's own statements, until *deadline* (event loop time); `give_back` it.
+
+        Raises `PoolTimeoutError` where all are in use until then, `DatabaseNotAvailableError` where none can be had.
+        """
+        self._check_usable()
+        self._counters["requests"] += 1
+        if not self._waiters and (connection := self._pop_idle()) is not None:
+            return connection
+        return await self._wait(deadline)
+
+    def give_back(self, connection: PooledConnection, *, clean: bool = True) -> None:
+        """Give back what `borrow` gave; *clean* False has its session reset first, in the background."""
+        self._busy.discard(connection)
+        if not self._is_fit(connection):
+            self._discard(connection)
+        elif clean:
+            self._hand_on(connection)
+        else:
+            self._resetting.add(connection)
+            self._spawn(self._reset(connection))
+        self._check_drained()
+
+    def acquire(self, *, timeout: float | None = None) -> _Acquisition:
+        """
+        A connection for user code: `async with pool.acquire() as conn`, or `await` it and `release` it.
+
+        Waits up to *timeout* seconds, by default DB_CONNECTION_TIMEOUT.
+        """
+        return _Acquisition(self, self.settings.connection_timeout if timeout is None else timeout)
+
+    async def release(self, connection: PoolConnectionProxy[asyncpg.Record], *, timeout: float | None = None) -> None:
+        """Give back what `acquire` gave. A connection that was released already stays released."""
+        self._release(connection)
+
+    def _release(self, proxy: PoolConnectionProxy[asyncpg.Record]) -> None:
+        connection = proxy._con  # type: ignore[attr-defined]  # left out of the stubs, as are the others below
+        if connection is None:
+            return
+        if not isinstance(connection, PooledConnection) or connection not in self._busy:
+            raise ConnectionPoolError("this connection is not one of this pool")
+        try:
+            connection._on_release()  # type: ignore[attr-defined]  # invalidates cursors and statements; warns of listeners left behind
+        finally:
+            proxy._detach()  # type: ignore[attr-defined]
+            self.give_back(connection, clean=False)
+
+    async def _proxied(self, timeout: float) -> PoolConnectionProxy[asyncpg.Record]:
+        connection = await self.borrow(self._loop.time() + timeout)
+        # asyncpg asks holder._pool to drop caches when the schema has changed: that is this object
+        return PoolConnectionProxy(self, connection)  # type: ignore[arg-type]
+
+    def _pop_idle(self) -> PooledConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if self._is_fit(connection):
+                self._busy.add(connection)
+                return connection
+            self._discard(connection)
+        return None
+
+    async def _wait(self, deadline: float) -> PooledConnection:
+        limit = self.settings.max_waiting
+        if limit and len(self._waiters) >= limit:
+            raise PoolTimeoutError(
+                f"{len(self._waiters)} callers wait for a connection already (DB_MAX_WAITING)", retryable=True
+            )
+        waiter: asyncio.Future[PooledConnection] = self._loop.create_future()
+        self._waiters.append(waiter)
+        self._grow()
+        began = self._loop.time()
+        self._counters["waits"] += 1
+        timer = self._loop.call_at(deadline, self._expire, waiter, deadline - began)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.cancelled():
+                with suppress(ValueError):  # `_hand_on` may have passed over it already
+                    self._waiters.remove(waiter)
+            elif waiter.exception() is None:
+                self.give_back(waiter.result())  # it was ours for a moment
+            raise
+        finally:
+            timer.cancel()
+            self._counters["wait_seconds"] += self._loop.time() - began
+
+    def _expire(self, waiter: asyncio.Future[PooledConnection], waited: float) -> None:
+        if waiter.done():
+            return
+        self._waiters.remove(waiter)
+        self._counters["timeouts"] += 1
+        if self._connect_error is not None and len(self._busy) < self.settings.max_connections:
+            waiter.set_exception(self._not_available(self._connect_error, f"tried for {waited:.3g} s"))
+            return
+        waiter.set_exception(
+            PoolTimeoutError(
+                f"no connection became free in {waited:.3g} s: {len(self._busy)} of {self.settings.max_connections} "
+                f"are in use and {len(self._waiters)} more callers wait; hold connections for a shorter time, or "
+                "raise DB_MAX_CONNECTIONS",
+                retryable=True,
+            )
+        )
+
+    def _hand_on(self, connection: PooledConnection) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self._busy.add(connection)
+                waiter.set_result(connection)
+                return
+        connection.idle_since = self._loop.time()
+        self._idle.append(connection)
+
+    def _is_fit(self, connection: PooledConnection) -> bool:
+        return not (
+            self._closing
+            or connection.is_closed()
+            or connection.generation != self._generation
+            or self._loop.time() >= connection.expires_at
+        )
+
+    async def _reset(self, connection: PooledConnection) -> None:
+        try:
+            await connection.reset(timeout=_RESET_SECONDS)
+        except Exception as exc:
+            log.debug("a connection could not be reset and is replaced: %s", reason(exc))
+            connection.terminate()
+        finally:
+            self._resetting.discard(connection)
+            if self._is_fit(connection):
+                self._hand_on(connection)
+            else:
+                self._discard(connection)
+
+    # -- connecting
+
+    def _size(self) -> int:
+        return len(self._idle) + len(self._busy) + len(self._resetting) + len(self._connectors)
+
+    def _grow(self) -> None:
+        """Start as many connectors as callers wait for and the limit allows; one alone while the server is away."""
+        if self._closing:
+            return
+        wanted = max(
+            len(self._waiters) - len(self._resetting) - len(self._connectors),
+            self.settings.min_connections - self._size(),
+        )
+        room = self.settings.max_connections - self._size()
+        if self._connect_error is not None:
+            room = min(room, 1 - len(self._connectors))
+        for _ in range(min(wanted, room)):
+            task = self._loop.create_task(self._connect_for_somebody())
+            self._connectors.add(task)
+            task.add_done_callback(self._connectors.discard)
+
+    async def _connect_for_somebody(self) -> None:
+        """Make a connection for whoever waits first, trying as long as somebody waits."""
+        attempt = 0
+        while not self._closing:
+            try:
+                connection = await self.connect(self.settings.connection_timeout / _CONNECT_ATTEMPTS)
+            except Exception as exc:
+                if not self._keep_trying(exc):
+                    return
+            else:
+                self._connectors.discard(_current_task())
+                self._connect_error = None
+                if self._is_fit(connection):
+                    self._hand_on(connection)
+                else:
+                    self._discard(connection)
+                self._grow()
+                return
+            await asyncio.sleep(backoff(attempt))
+            attempt += 1
+
+    def _keep_trying(self, exc: Exception) -> bool:
+        if self._connect_error is None:
+            log.warning("cannot connect to %s: %s", self.redacted_url, reason(exc))
+        self._connect_error = exc
+        if classify(exc, connecting=True) is Failure.PERMANENT:
+            self._refuse_waiters(lambda: self._not_available(exc))
+        task = _current_task()
+        if self._waiters and self._connectors == {task}:
+            return True
+        self._connectors.discard(task)  # now, so that the last of several that fail at once sees itself alone
+        return False
+
+    def _refuse_waiters(self, error: Callable[[], ConnectionPoolError]) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(error())
+
+    async def connect(self, timeout: float) -> PooledConnection:
+        """A connection that the pool does not count: the caller closes it. Raises what the driver raises."""
+        settings = self.settings
+        server_settings = {"application_name": settings.application_name}
+        if settings.statement_timeout is not None:
+            server_settings["statement_timeout"] = str(max(1, round(settings.statement_timeout * 1000)))
+        async with asyncio.timeout(timeout):
+            dsn = await self._address()
+            self.redacted_url = redact(dsn)
+            connection: PooledConnection = await asyncpg.connect(
+                dsn,
+                timeout=timeout,
+                command_timeout=settings.command_timeout,
+                server_settings=server_settings,
+                connection_class=PooledConnection,
+                # without a root certificate of its own, verify-full trusts what the system trusts
+                ssl=True if "sslmode=verify-full" in dsn and "sslrootcert=" not in dsn else None,
+            )
+            try:
+                _keep_alive(connection)
+                await register_codecs(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+        now = self._loop.time()
+        connection.generation = self._generation
+        connection.expires_at = now + settings.max_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 (not all at once)
+        connection.idle_since = now
+        self._counters["connects"] += 1
+        return connection
+
+    def _not_available(self, exc: BaseException, detail: str = "") -> DatabaseNotAvailableError:
+        if isinstance(exc, DatabaseNotAvailableError):
+            return exc
+        hint = "is PostgreSQL running there, and is that the right address?"
+        if sqlstate_of(exc) is not None:
+            hint = "see POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DATABASE or DATABASE_URL"
+        elif classify(exc, connecting=True) is Failure.PERMANENT:
+            hint = "TLS? See POSTGRES_SSLMODE and POSTGRES_SSLROOTCERT"
+        because = "; ".join(part for part in (reason(exc), detail, hint) if part)
+        error = DatabaseNotAvailableError(
+            f"cannot connect to {self.redacted_url}: {because}",
+            original_error=exc,
+            sqlstate=sqlstate_of(exc),
+            retryable=classify(exc, connecting=True) is not Failure.PERMANENT,
+        )
+        error.__cause__ = exc
+        return error
+
+    # -- keeping house
+
+    def _maintain(self) -> None:
+        """Replace what is too old, close what was idle for too long, keep the least number open."""
+        if self._closing:
+            return
+        limit = self._loop.time() - self.settings.max_idle
+        for connection in list(self._idle):
+            spare = self._size() > self.settings.min_connections
+            if not self._is_fit(connection) or (spare and connection.idle_since < limit):
+                self._idle.remove(connection)
+                self._discard(connection)
+        self._grow()
+        self._timer = self._loop.call_later(_MAINTENANCE_SECONDS, self._maintain)
+
+    def _discard(self, connection: PooledConnection) -> None:
+        """Close a connection that is in no set any more, in the background, and make room for a new one."""
+        if not connection.is_closed():
+            self._spawn(_close(connection))
+        if self._waiters:
+            self._grow()
+
+    def _spawn(self, chore: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    def expire_connections(self) -> None:
+        """Replace every connection: idle ones now, the others when they come back."""
+        self._generation += 1
+        while self._idle:
+            self._discard(self._idle.pop())
+
+    async def close(self, timeout: float = 10.0) -> None:
+        """
+        Refuse new callers, wait up to *timeout* seconds for connections that are out, close all of them.
+
+        Those that are still out then are cut off. Ends within *timeout* and a little, whatever the server does.
+        """
+        self._closing = True
+        self._timer.cancel()
+        self._refuse_waiters(self._closed_error)
+        for task in self._connectors:
+            task.cancel()
+        if self._busy:
+            self._drained = self._loop.create_future()
+            self._check_drained()
+            await asyncio.wait([self._drained], timeout=timeout)
+        self.expire_connections()
+        while self._chores or self._connectors:
+            _, late = await asyncio.wait([*self._chores, *self._connectors], timeout=_CLOSE_SECONDS)
+            if late:
+                break
+        self.terminate()
+
+    def terminate(self) -> None:
+        """Cut every connection off, now."""
+        self._closing = True
+        self._timer.cancel()
+        for connection in [*self._idle, *self._busy, *self._resetting]:
+            connection.terminate()
+        for task in [*self._connectors, *self._chores]:
+            task.cancel()
+        self._idle.clear()
+        self._busy.clear()
+
+    def _check_drained(self) -> None:
+        if self._drained is not None and not self._busy and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _closed_error(self) -> ConnectionPoolError:
+        return ConnectionPoolError("the connection pool is closed; get_connection_pool() opens a new one")
+
+    def _check_usable(self) -> None:
+        if self._closing:
+            raise self._closed_error()
+        if self._loop is not asyncio.get_running_loop():
+            raise ConnectionPoolError(
+                "this pool belongs to another event loop; ask get_connection_pool() for the one of this loop"
+            )
+        if self._pid != os.getpid():
+            raise ConnectionPoolError(
+                "this pool belongs to the parent process; ask get_connection_pool() for one of this process"
+            )
+
+    @property
+    def _pool(self) -> Pool:
+        return self
+
+    def _drop_statement_cache(self) -> None:
+        for connection in [*self._idle, *self._busy, *self._resetting]:
+            connection._drop_local_statement_cache()  # type: ignore[attr-defined]
+
+    def _drop_type_cache(self) -> None:
+        for connection in [*self._idle, *self._busy, *self._resetting]:
+            connection._drop_local_type_cache()  # type: ignore[attr-defined]
+
+    # -- what asyncpg's users know
+
+    def is_closing(self) -> bool:
+        """True from the first `close()` or `terminate()` on."""
+        return self._closing
+
+    def get_size(self) -> int:
+        """Open connections."""
+        return len(self._idle) + len(self._busy) + len(self._resetting)
+
+    def get_idle_size(self) -> int:
+        """Open connections that nobody uses."""
+        return len(self._idle)
+
+    def get_min_size(self) -> int:
+        """DB_MIN_CONNECTIONS."""
+        return self.settings.min_connections
+
+    def get_max_size(self) -> int:
+        """DB_MAX_CONNECTIONS."""
+        return self.settings.max_connections
+
+    def get_stats(self) -> dict[str, Any]:
+        """
+        How the pool is and what it has done since it was opened.
+
+        size, idle, in_use, waiting, min_size, max_size (connections, callers); requests, waits, timeouts, connects
+        (counts); wait_seconds (the sum over all callers).
+        """
+        return {
+            "size": self.get_size(),
+            "idle": len(self._idle),
+            "in_use": len(self._busy),
+            "waiting": len(self._waiters),
+            "min_size": self.get_min_size(),
+            "max_size": self.get_max_size(),
+            **self._counters,
+        }
+
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
+        """As `Connection.execute`, on a connection taken for it."""
+        async with self.acquire() as conn:
+            return await conn.execute(query, *args, timeout=timeout)
+
+    async def executemany(
+        self, command: str, args: Iterable[Sequence[object]], *, timeout: float | None = None
+    ) -> None:
+        """As `Connection.executemany`, on a connection taken for it."""
+        async with self.acquire() as conn:
+            await conn.executemany(command, args, timeout=timeout)
+
+    async def fetch(self, query: str, *args: object, timeout: float | None = None) -> list[Record]:
+        """As `Connection.fetch`, on a connection taken for it."""
+        async with self.acquire() as conn:
+            return await conn.fetch(query, *args, timeout=timeout)
+
+    async def fetchrow(self, query: str, *args: object, timeout: float | None = None) -> Record | None:
+        """As `Connection.fetchrow`, on a connection taken for it."""
+        async with self.acquire() as conn:
+            return await conn.fetchrow(query, *args, timeout=timeout)
+
+    async def fetchval(self, query: str, *args: object, column: int = 0, timeout: float | None = None) -> Any:
+        """As `Connection.fetchval`, on a connection taken for it."""
+        async with self.acquire() as conn:
+            return await conn.fetchval(query, *args, column=column, timeout=timeout)
+
+
+class _Acquisition:
+    """What `Pool.acquire()` returns: to be awaited, or entered."""
+
+    def __init__(self, pool: Pool, timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._proxy: PoolConnectionProxy[asyncpg.Record] | None = None
+
+    def __await__(self) -> Generator[Any, None, PoolConnectionProxy[asyncpg.Record]]:
+        return self._pool._proxied(self._timeout).__await__()
+
+    async def __aenter__(self) -> PoolConnectionProxy[asyncpg.Record]:
+        self._proxy = await self._pool._proxied(self._timeout)
+        return self._proxy
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._proxy is not None:
+            self._pool._release(self._proxy)
+
+
+def _current_task() -> asyncio.Task[None]:
+    return cast("asyncio.Task[None]", asyncio.current_task())
+
+
+async def _close(connection: PooledConnection) -> None:
+    try:
+        await connection.close(timeout=_CLOSE_SECONDS)
+    except Exception as exc:
+        log.debug("a connection did not close in time and was cut off: %s", reason(exc))
+        connection.terminate()
+
+
+def _keep_alive(connection: PooledConnection) -> None:
+    """Have the kernel notice a server that vanished: asyncpg sets no keepalive."""
+    sock = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+    if sock is None or sock.family == getattr(socket, "AF_UNIX", None):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, seconds in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)

@@ -1,0 +1,176 @@
+"""
+Which pool is whose: one for each (process, event loop, name), opened on first use, once.
+
+A forked child and a new event loop find none and open their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+from . import embedded
+from .exceptions import ConnectionPoolError, DatabaseError, translate
+from .pool import Pool
+from .settings import Settings, get_settings
+
+InitCallback = Callable[[Pool], Awaitable[object]]
+
+# keyed weakly: a loop that ends without close_connection_pool() takes its pools with it
+_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Entry]] = weakref.WeakKeyDictionary()
+_callbacks: dict[str, list[InitCallback]] = {}
+# the pool whose init callbacks run in this task: they use it before anybody else may
+_initializing: ContextVar[Pool | None] = ContextVar("_initializing", default=None)
+_of_the_parent: list[object] = []
+
+
+class _Entry:
+    """A pool and the one opening of it that all callers wait for."""
+
+    def __init__(self, name: str) -> None:
+        settings = get_settings(name)
+        self.pool = Pool(settings, lambda: server_address(settings), name=name)
+        self.opening = asyncio.get_running_loop().create_task(self._open())
+
+    async def _open(self) -> None:
+        pool = self.pool
+        _initializing.set(pool)
+        try:
+            # an embedded server may have to be made first, which has its own limit
+            await server_address(pool.settings)
+            connection = await pool.borrow(asyncio.get_running_loop().time() + pool.settings.connection_timeout)
+            pool.give_back(connection)
+            for callback in tuple(_callbacks.get(pool.name, ())):
+                await _run_callback(callback, pool)
+        except BaseException:
+            _forget(self)
+            pool.terminate()
+            raise
+
+
+async def server_address(settings: Settings) -> str:
+    """The URI of the server that *settings* mean; starts the embedded one where they name none."""
+    if settings.names_a_server:
+        return settings.dsn
+    if settings.embedded == "never":
+        raise ConnectionPoolError(
+            "nothing says which server to use and DB_EMBEDDED=never: set DATABASE_URL, or POSTGRES_HOST and the like"
+        )
+    return await embedded.start(settings.embedded_dir)
+
+
+async def get_connection_pool(name: str = "default") -> Pool:
+    """
+    The pool of the database *name* in this process and event loop; opened if there is none, once for all who ask.
+
+    Opening makes the first connection and runs the init callbacks. Raises `DatabaseNotAvailableError` where no server
+    can be reached within DB_CONNECTION_TIMEOUT, `ConnectionPoolError` where the settings are wrong.
+    """
+    entries = _pools.setdefault(asyncio.get_running_loop(), {})
+    entry = entries.get(name)
+    if entry is None or entry.pool.is_closing():
+        entry = entries[name] = _Entry(name)
+    if not entry.opening.done():
+        if _initializing.get() is entry.pool:
+            return entry.pool
+        try:
+            await asyncio.shield(entry.opening)
+        except asyncio.CancelledError:
+            if entry.opening.cancelled() and not _is_cancelled():
+                raise ConnectionPoolError("the connection pool was closed while it was being opened") from None
+            raise
+    return entry.pool
+
+
+async def close_connection_pool(name: str | None = None, *, timeout: float = 10.0) -> None:
+    """
+    Close the pool of the database *name*, or every pool of this event loop; nothing where none is open.
+
+    Connections that are out get *timeout* seconds to come back and are cut off then, so it always ends.
+    """
+    entries = _pools.get(asyncio.get_running_loop(), {})
+    names = list(entries) if name is None else [name] * (name in entries)
+    closing = [entries.pop(each) for each in names]
+    for entry in closing:
+        entry.opening.cancel()
+    await asyncio.gather(*(entry.pool.close(timeout) for entry in closing))
+
+
+async def register_init_callback(callback: InitCallback, name: str = "default") -> None:
+    """
+    Run `await callback(pool)` each time the pool of the database *name* was opened, before anybody else uses it.
+
+    In the order of registration; at once, too, where the pool is open already. What it raises fails the opening.
+    """
+    _callbacks.setdefault(name, []).append(callback)
+    pool = open_pool(name)
+    if pool is not None:
+        await _run_callback(callback, pool)
+
+
+def unregister_init_callback(callback: InitCallback, name: str = "default") -> None:
+    """Forget *callback*; nothing where it was not registered."""
+    if callback in _callbacks.get(name, []):
+        _callbacks[name].remove(callback)
+
+
+def open_pool(name: str = "default") -> Pool | None:
+    """The pool of the database *name* if it is open in this event loop; opens nothing."""
+    entry = _pools.get(asyncio.get_running_loop(), {}).get(name)
+    if entry is None or entry.pool.is_closing() or not entry.opening.done() or entry.opening.cancelled():
+        return None
+    return entry.pool
+
+
+def is_pool_active(name: str = "default") -> bool:
+    """True where the pool of the database *name* is open in this event loop."""
+    return open_pool(name) is not None
+
+
+async def get_pool_stats(name: str = "default") -> dict[str, Any]:
+    """
+    How the pool of the database *name* is used; see `Pool.get_stats`.
+
+    Opens nothing: a pool that is not open has size 0.
+    """
+    pool = open_pool(name)
+    if pool is not None:
+        return pool.get_stats()
+    settings = get_settings(name)
+    counts = dict.fromkeys(("size", "idle", "in_use", "waiting"), 0)
+    return {**counts, "min_size": settings.min_connections, "max_size": settings.max_connections}
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _run_callback(callback: InitCallback, pool: Pool) -> None:
+    try:
+        await callback(pool)
+    except DatabaseError:
+        raise
+    except Exception as exc:
+        name = getattr(callback, "__qualname__", repr(callback))
+        raise translate(exc, ConnectionPoolError, f"run the init callback {name}") from exc
+
+
+def _forget(entry: _Entry) -> None:
+    entries = _pools.get(asyncio.get_running_loop(), {})
+    if entries.get(entry.pool.name) is entry:
+        del entries[entry.pool.name]
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked child: forget the parent's pools without touching the sockets that both share."""
+    _of_the_parent.extend(entries for entries in _pools.values())
+    _pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_the_parent)

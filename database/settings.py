@@ -1,0 +1,268 @@
+"""
+Settings: arguments beat the environment, the environment beats `.env`, `.env` beats the defaults.
+
+`.env.example` lists every name. Where nothing says which server to use, the package brings its own (embedded.py).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, create_model, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .exceptions import ConnectionPoolError
+
+SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _names(*names: str) -> Any:
+    return AliasChoices(*names)
+
+
+class Settings(BaseSettings):
+    """
+    Where the database is and how to use it; frozen. Times are in seconds.
+
+    `Settings(min_connections=1)` sets a value in code, everything else still comes from the environment. A wrong value
+    raises pydantic's `ValidationError` that names the environment variable, never its value.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+    )
+
+    database_url: SecretStr | None = Field(default=None, validation_alias="DATABASE_URL")
+    host: str | None = Field(default=None, validation_alias=_names("POSTGRES_HOST", "PGHOST"))
+    port: int | None = Field(default=None, ge=1, le=65535, validation_alias=_names("POSTGRES_PORT", "PGPORT"))
+    user: str | None = Field(default=None, validation_alias=_names("POSTGRES_USER", "PGUSER"))
+    password: SecretStr | None = Field(default=None, validation_alias=_names("POSTGRES_PASSWORD", "PGPASSWORD"))
+    database: str | None = Field(
+        default=None, validation_alias=_names("POSTGRES_DATABASE", "POSTGRES_DB", "PGDATABASE")
+    )
+    sslmode: SslMode | None = Field(default=None, validation_alias=_names("POSTGRES_SSLMODE", "PGSSLMODE"))
+    sslrootcert: Path | None = Field(default=None, validation_alias=_names("POSTGRES_SSLROOTCERT", "PGSSLROOTCERT"))
+    application_name: str = Field(default="database.py", validation_alias=_names("DB_APPLICATION_NAME", "PGAPPNAME"))
+
+    min_connections: int = Field(default=5, ge=0, validation_alias="DB_MIN_CONNECTIONS")
+    max_connections: int = Field(default=20, ge=1, validation_alias="DB_MAX_CONNECTIONS")
+    max_waiting: int = Field(default=0, ge=0, validation_alias="DB_MAX_WAITING")
+    connection_timeout: _Seconds = Field(default=30, validation_alias="DB_CONNECTION_TIMEOUT")
+    command_timeout: _Seconds = Field(default=60, validation_alias="DB_COMMAND_TIMEOUT")
+    statement_timeout: _Seconds | None = Field(default=None, validation_alias="DB_STATEMENT_TIMEOUT")
+    max_idle: _Seconds = Field(default=300, validation_alias="DB_MAX_IDLE")
+    max_lifetime: _Seconds = Field(default=3600, validation_alias="DB_MAX_LIFETIME")
+
+    embedded: Literal["auto", "never"] = Field(default="auto", validation_alias="DB_EMBEDDED")
+    embedded_dir: Path | None = Field(default=None, validation_alias="DB_EMBEDDED_DIR")
+    postgres_bin: Path | None = Field(default=None, validation_alias="DB_POSTGRES_BIN")
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            _check_url(url.get_secret_value())
+        return url
+
+    @field_validator("sslrootcert")
+    @classmethod
+    def _check_certificate(cls, path: Path | None) -> Path | None:
+        if path is not None and str(path) != "system" and not path.is_file():
+            raise ValueError("there is no such file; name the PEM file with the root certificate, or 'system'")
+        return path
+
+    @model_validator(mode="after")
+    def _check_pool(self) -> Self:
+        if self.min_connections > self.max_connections:
+            if "min_connections" not in self.model_fields_set:
+                object.__setattr__(self, "min_connections", self.max_connections)
+                return self
+            raise ValueError(
+                f"DB_MIN_CONNECTIONS ({self.min_connections}) is more than DB_MAX_CONNECTIONS ({self.max_connections})"
+            )
+        return self
+
+    @property
+    def names_a_server(self) -> bool:
+        """True where the settings say which server to use; False: the embedded one."""
+        return any(
+            value is not None
+            for value in (self.database_url, self.host, self.port, self.user, self.password, self.database)
+        )
+
+    @property
+    def dsn(self) -> str:
+        """
+        The connection URI for asyncpg, **with the password**.
+
+        What DATABASE_URL leaves out is filled from the single variables, as libpq does. Without an `sslmode` a server
+        on another machine must prove who it is (`verify-full`); loopback and unix sockets are used as they are.
+        """
+        url = urlsplit(_without_driver(self.database_url.get_secret_value()) if self.database_url else "postgresql://")
+        credentials, at, hosts = url.netloc.rpartition("@")
+        url_user, _, url_password = credentials.partition(":") if at else ("", "", "")
+        query = dict(parse_qsl(url.query, keep_blank_values=True))
+
+        user = unquote(url_user) or query.pop("user", "") or self.user
+        password = unquote(url_password) or query.pop("password", "")
+        if not password and self.password:
+            password = self.password.get_secret_value()
+        database = unquote(url.path[1:]) or query.pop("dbname", "") or query.pop("database", "") or self.database
+        if not hosts and "host" not in query:
+            query["host"] = self.host or "localhost"
+            if self.port:
+                query.setdefault("port", str(self.port))
+        by_place = "prefer" if _is_local(hosts, query.get("host")) else "verify-full"
+        query.setdefault("sslmode", self.sslmode or by_place)
+        if self.sslrootcert:
+            query.setdefault("sslrootcert", str(self.sslrootcert))
+
+        netloc = hosts
+        if user or password:
+            netloc = quote(user or "", safe="") + (":" + quote(password, safe="") if password else "") + "@" + hosts
+        # "postgresql:///" with an empty netloc needs its slashes; urlunsplit would drop them
+        return f"postgresql://{netloc}/{quote(database or '', safe='')}?{urlencode(query, quote_via=quote)}"
+
+    @property
+    def redacted_url(self) -> str:
+        """The connection URI without password, for reports and messages."""
+        return redact(self.dsn)
+
+
+def redact(dsn: str) -> str:
+    """The URI *dsn* without its password and without the options that may hold one."""
+    url = urlsplit(dsn)
+    credentials, at, hosts = url.netloc.rpartition("@")
+    kept = {key: value for key, value in parse_qsl(url.query) if key in ("host", "port", "sslmode")}
+    query = "?" + urlencode(kept, safe="/,") if kept else ""
+    return f"{url.scheme}://{credentials.partition(':')[0]}{at}{hosts}{url.path}{query}"
+
+
+def _without_driver(url: str) -> str:
+    """SQLAlchemy's `postgresql+asyncpg://` and `postgres://` as `postgresql://`."""
+    scheme, colon, rest = url.strip().partition("://")
+    return ("postgresql" if scheme.partition("+")[0] in ("postgres", "postgresql") else scheme) + colon + rest
+
+
+def _check_url(url: str) -> None:
+    scheme, separator, rest = _without_driver(url).partition("://")
+    if not separator:
+        raise ValueError("it is not a URL; write postgresql://user:password@host:5432/database")
+    if scheme != "postgresql":
+        raise ValueError("it must begin with postgresql:// (also postgres:// and postgresql+asyncpg://)")
+    try:
+        parts = urlsplit("postgresql://" + rest)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            port = host.rpartition("]")[2].partition(":")[2]
+            if port and not 1 <= int(port) <= 65535:
+                raise ValueError
+    except ValueError:
+        # the cause holds pieces of the URL, and the URL holds the password
+        raise ValueError(
+            "it cannot be read; write postgresql://user:password@host:5432/database "
+            "and percent-encode special characters of the password"
+        ) from None
+    if (sslmode := query.get("sslmode")) is not None and sslmode not in _SSL_MODES:
+        raise ValueError(f"unknown sslmode; it must be one of {', '.join(_SSL_MODES)}")
+
+
+def _is_local(hosts: str, query_host: str | None) -> bool:
+    """True where every host is a unix socket or a loopback address."""
+    return all(_is_local_host(host) for host in (query_host or hosts).split(","))
+
+
+def _is_local_host(host: str) -> bool:
+    host = unquote(host)
+    if host.startswith(("/", "@")):
+        return True
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name in ("", "localhost")
+
+
+_lock = threading.Lock()
+_configured: dict[str, Settings] = {}
+
+
+def configure(settings: Settings | None, name: str = "default") -> None:
+    """
+    Use *settings* for the database *name* from the next opening of its pool on; None forgets them.
+
+    An open pool keeps what it was opened with: call `close_connection_pool()` first.
+    """
+    with _lock:
+        if settings is None:
+            _configured.pop(name, None)
+        else:
+            _configured[name] = settings
+
+
+def get_settings(name: str = "default") -> Settings:
+    """
+    The settings of the database *name*: those of `configure`, else the environment's and `.env`'s.
+
+    A further database has its URL in `<NAME>_DATABASE_URL` and shares the other variables. Raises
+    `ConnectionPoolError` that names the variable where a value is wrong, or where nothing says which database is meant.
+    """
+    with _lock:
+        if name in _configured:
+            return _configured[name]
+    try:
+        settings = Settings()
+        if name == "default":
+            return settings
+        return settings.model_copy(update={"database_url": _read_url(name)})
+    except ValidationError as exc:
+        raise ConnectionPoolError(f"wrong settings: {_explain(exc)}", original_error=exc) from exc
+
+
+def _read_url(name: str) -> SecretStr:
+    """The URL of a further database, from a variable that has its name in front."""
+    variable = f"{name.upper()}_DATABASE_URL"
+    reader = create_model(
+        "reader",
+        __base__=Settings,
+        url=(SecretStr | None, Field(default=None, validation_alias=variable)),
+    )
+    url: SecretStr | None = reader().url  # type: ignore[attr-defined]  # made a line above
+    if url is None:
+        raise ConnectionPoolError(
+            f"no settings for the database {name!r}: set {variable}, or call configure(Settings(…), {name!r})"
+        )
+    try:
+        _check_url(url.get_secret_value())
+    except ValueError as exc:
+        raise ConnectionPoolError(f"wrong settings: {variable}: {exc}", original_error=exc) from exc
+    return url
+
+
+def _explain(exc: ValidationError) -> str:
+    """Every wrong variable by its names, without its value."""
+    return "; ".join(
+        ": ".join([*(_all_names(str(place)) for place in error["loc"][:1]), error["msg"].removeprefix("Value error, ")])
+        for error in exc.errors(include_input=False, include_url=False, include_context=False)
+    )
+
+
+def _all_names(variable: str) -> str:
+    """`POSTGRES_PORT or PGPORT` for either: pydantic reports the first name, the value may stand under another."""
+    for field in Settings.model_fields.values():
+        alias = field.validation_alias
+        if isinstance(alias, AliasChoices) and variable in alias.choices:
+            return " or ".join(str(choice) for choice in alias.choices)
+    return variable

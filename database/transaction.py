@@ -1,0 +1,241 @@
+"""
+Transactions: all or nothing, and never a wrong answer about which of the two.
+
+Leaving the block commits. Where the answer to COMMIT is lost, the server is asked what became of the transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from datetime import datetime
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
+
+import asyncpg
+
+from .exceptions import (
+    DatabaseError,
+    DatabaseNotAvailableError,
+    Failure,
+    OutcomeUnknownError,
+    classify,
+    reason,
+    sqlstate_of,
+    translate,
+    translated,
+)
+from .pool import Connection, Pool, backoff
+from .registry import get_connection_pool
+
+log = logging.getLogger("database")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
+
+_ROLLBACK_SECONDS = 5.0
+
+# An xid alone can lie: after a crash, the xid of a transaction whose WAL was lost is given out again. A crash also
+# resets the server's statistics, so the time of their last reset tells whether there was one in between.
+_NOTE = """
+    SELECT pg_current_xact_id_if_assigned()::text AS xid, (SELECT stats_reset FROM pg_stat_bgwriter) AS epoch
+"""
+_RESOLVE = """
+    SELECT pg_xact_status($1::text::xid8) AS status, (SELECT stats_reset FROM pg_stat_bgwriter) AS epoch
+"""
+
+
+class _Note(NamedTuple):
+    """What identifies a transaction to its server after the connection is gone; no xid: it has written nothing."""
+
+    xid: str | None
+    epoch: datetime | None
+
+
+@asynccontextmanager
+async def get_db_transaction(
+    name: str = "default",
+    *,
+    conn: Connection | None = None,
+    isolation: Isolation | None = None,
+    readonly: bool = False,
+    deferrable: bool = False,
+) -> AsyncIterator[Connection]:
+    """
+    A connection in a transaction: committed at the end of the block, rolled back where an exception leaves it.
+
+    With *conn*, the block is a savepoint of the transaction that *conn* is in (a transaction, if it is in none). What
+    the driver raises in the block leaves it as `DatabaseError`. Where a statement failed and the error was swallowed
+    in the block, there is nothing to commit and leaving it raises. `OutcomeUnknownError` where the connection was lost
+    during COMMIT and the server cannot tell any more what became of it.
+    """
+    if conn is not None:
+        with _driver_errors(conn):
+            async with conn.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable):
+                yield conn
+        return
+    pool = await get_connection_pool(name)
+    connection, transaction = await _begin(pool, isolation, readonly, deferrable)
+    try:
+        with _driver_errors(connection):
+            try:
+                yield connection
+                note = None if readonly else await _take_note(connection)
+            except BaseException:
+                await _roll_back(connection, transaction)
+                raise
+            await _commit(pool, connection, transaction, note)
+    finally:
+        await pool.release(connection)
+
+
+async def run_in_transaction(
+    fn: Callable[Concatenate[Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """
+    The result of `await fn(conn, *args, **kwargs)`, run in a transaction on the default database.
+
+    The whole of *fn* runs again, in a new transaction, after a serialization failure (40001), a deadlock (40P01) and a
+    connection that was lost before the commit, for up to DB_CONNECTION_TIMEOUT seconds: it must have no effects
+    outside of the database. Raises as `get_db_transaction` does.
+    """
+    return await run_transaction(lambda conn: fn(conn, *args, **kwargs))
+
+
+async def run_transaction(
+    fn: Callable[[Connection], Awaitable[T]],
+    *,
+    name: str = "default",
+    isolation: Isolation | None = None,
+    readonly: bool = False,
+    deferrable: bool = False,
+) -> T:
+    """As `run_in_transaction`, with the options of `get_db_transaction`."""
+    loop = asyncio.get_running_loop()
+    pool = await get_connection_pool(name)
+    deadline = loop.time() + pool.settings.connection_timeout
+    attempt = 0
+    while True:
+        try:
+            async with get_db_transaction(name, isolation=isolation, readonly=readonly, deferrable=deferrable) as conn:
+                return await fn(conn)
+        except DatabaseError as exc:
+            delay = backoff(attempt)
+            if not exc.retryable or loop.time() + delay >= deadline:
+                raise
+            log.info("a transaction is run again: %s", exc)
+        await asyncio.sleep(delay)
+        attempt += 1
+
+
+def _driver_errors(conn: Connection) -> AbstractContextManager[None]:
+    return translated(conn.is_closed, DatabaseError, "complete the transaction", inside=True)
+
+
+async def _begin(pool: Pool, isolation: Isolation | None, readonly: bool, deferrable: bool) -> tuple[Any, Any]:
+    """A connection of *pool* in a transaction. One that turns out dead, because the server went away, is replaced."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + pool.settings.connection_timeout
+    attempt = 0
+    while True:
+        connection = await pool.acquire(timeout=deadline - loop.time())
+        transaction = connection.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable)
+        try:
+            await transaction.start()
+            return connection, transaction
+        except BaseException as exc:
+            failure = classify(exc, closed=connection.is_closed())
+            connection.terminate()  # cancelled, or dead: BEGIN may be on its way, and nobody would roll it back
+            await pool.release(connection)
+            delay = 0.0 if attempt == 0 else backoff(attempt)
+            if not isinstance(exc, Exception):
+                raise
+            if failure is Failure.PERMANENT or loop.time() + delay >= deadline:
+                raise translate(exc, DatabaseNotAvailableError, "begin a transaction", changes=False) from exc
+        await asyncio.sleep(delay)
+        attempt += 1
+
+
+async def _take_note(connection: Connection) -> _Note:
+    """Also what finds out, before COMMIT, that a statement failed and its error was swallowed: it fails then."""
+    row = await connection.fetchrow(_NOTE)
+    return _Note(row["xid"], row["epoch"]) if row is not None else _Note(None, None)
+
+
+async def _roll_back(connection: Connection, transaction: Any) -> None:
+    """Roll back in bounded time; a connection that cannot even do that is cut off, which does the same."""
+    if connection.is_closed():
+        return
+    try:
+        async with asyncio.timeout(_ROLLBACK_SECONDS):
+            await transaction.rollback()
+    except Exception as exc:
+        log.debug("ROLLBACK failed, the connection is cut off: %s", reason(exc))
+        connection.terminate()
+
+
+async def _commit(pool: Pool, connection: Connection, transaction: Any, note: _Note | None) -> None:
+    try:
+        await transaction.commit()
+    except Exception as exc:
+        if classify(exc, closed=connection.is_closed()) is not Failure.UNKNOWN:
+            raise
+        connection.terminate()
+        if note is None or note.xid is None:
+            return  # it has written nothing, so there is nothing that could be lost
+        await _resolve(pool, note, exc)
+
+
+async def _resolve(pool: Pool, note: _Note, lost: Exception) -> None:
+    """
+    Return if the transaction of *note* was committed, raise a retryable error if it was not.
+
+    See https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT (pg_xact_status).
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + pool.settings.connection_timeout
+    attempt = 0
+    while True:
+        status = await _ask_for_status(pool, note, deadline)
+        if status == "committed":
+            return
+        if status == "aborted":
+            raise translate(lost, DatabaseError, "commit", inside=True)
+        delay = backoff(attempt)
+        if status == "unknown" or loop.time() + delay >= deadline:
+            raise OutcomeUnknownError(
+                "cannot tell whether the transaction was committed: the connection was lost during COMMIT; "
+                "look before you repeat it",
+                original_error=lost,
+                sqlstate=sqlstate_of(lost),
+            )
+        await asyncio.sleep(delay)
+        attempt += 1
+
+
+async def _ask_for_status(pool: Pool, note: _Note, deadline: float) -> str:
+    """Either committed, aborted, unknown (the server cannot tell), or anything else: ask again."""
+    try:
+        connection = await pool.borrow(deadline)
+    except DatabaseError:
+        return "unknown"
+    try:
+        row = await connection.fetchrow(_RESOLVE, note.xid)
+    except asyncpg.InvalidParameterValueError:
+        pool.give_back(connection)
+        return "aborted"  # an xid of the future: a crash took the transaction, and its xid was not given out again yet
+    except Exception as exc:
+        closed = connection.is_closed()
+        pool.give_back(connection, clean=False)
+        return "unknown" if classify(exc, closed=closed) is Failure.PERMANENT else "later"
+    except BaseException:
+        pool.give_back(connection, clean=False)
+        raise
+    pool.give_back(connection)
+    if row is None or row["status"] is None:
+        return "unknown"
+    if row["status"] == "committed" and row["epoch"] != note.epoch:
+        return "unknown"  # there was a crash in between: this may be the xid of another transaction now
+    return str(row["status"])

@@ -1,0 +1,119 @@
+"""
+A real server for every test, and a database of its own for each that asks for one.
+
+The embedded server, in a directory of this test run, shared by all its processes; TEST_DATABASE_URL names another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+import database as db
+from database import embedded
+from database.settings import Settings, configure
+
+_VARIABLES = ("DATABASE_URL", "POSTGRES_", "PG", "DB_")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the settings of the machine, or a `.env` in the directory that pytest was started in."""
+    for variable in list(os.environ):
+        if variable.startswith(_VARIABLES):
+            monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server on which the tests may make databases."""
+    url = os.environ.get("TEST_DATABASE_URL")
+    if url:
+        yield url
+        return
+    base = tmp_path_factory.getbasetemp()
+    # under pytest-xdist, the workers' directories lie in one that they share
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "server"
+    yield asyncio.run(embedded.start(directory))
+    asyncio.run(embedded.stop(directory))
+
+
+@pytest.fixture(scope="session")
+def template(server_url: str) -> Iterator[str]:
+    """The name of a database with the package's tables, for the databases of this process to be copied from."""
+    name = f"template_{uuid.uuid4().hex}"
+
+    async def make() -> None:
+        await _administer(server_url, f'CREATE DATABASE "{name}"')
+        configure(Settings(database_url=database_url(server_url, name), min_connections=0))
+        await db.init_document_table()
+        await db.init_chat_history_table()
+        await db.close_connection_pool()
+        configure(None)
+
+    asyncio.run(make())
+    yield name
+    asyncio.run(_administer(server_url, f'DROP DATABASE "{name}"'))
+
+
+@pytest.fixture
+async def empty_database(server_url: str) -> AsyncIterator[Settings]:
+    """A database without any table, which the package uses by default; gone with all connections after the test."""
+    settings = await make_database(server_url, "template1")
+    yield settings
+    await drop_database(server_url, settings)
+
+
+@pytest.fixture
+async def database(server_url: str, template: str) -> AsyncIterator[Settings]:
+    """A database with empty tables, which the package uses by default; gone with all connections after the test."""
+    settings = await make_database(server_url, template)
+    yield settings
+    await drop_database(server_url, settings)
+
+
+async def make_database(server_url: str, template: str) -> Settings:
+    """A new database, which the package uses by default from now on."""
+    name = f"test_{uuid.uuid4().hex}"
+    await _administer(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    settings = Settings(database_url=database_url(server_url, name), min_connections=0, max_connections=10)
+    configure(settings)
+    return settings
+
+
+async def drop_database(server_url: str, settings: Settings) -> None:
+    """The end of what `make_database` made, and of every connection to it."""
+    await db.close_connection_pool(timeout=1)
+    configure(None)
+    name = urlsplit(settings.dsn).path[1:]
+    await _administer(server_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def database_url(server_url: str, name: str) -> SecretStr:
+    """The URL of the database *name* on the same server."""
+    return SecretStr(urlunsplit(urlsplit(server_url)._replace(path="/" + quote(name, safe=""))))
+
+
+async def _administer(server_url: str, command: str) -> None:
+    connection = await asyncpg.connect(server_url)
+    try:
+        await connection.execute(command)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def database_in_sync_test(server_url: str, template: str) -> Iterator[Settings]:
+    """As `database`, for tests that run event loops of their own."""
+    settings = asyncio.run(make_database(server_url, template))
+    yield settings
+    asyncio.run(drop_database(server_url, settings))

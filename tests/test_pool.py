@@ -1,0 +1,588 @@
+"""The pool and the door to it, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+import database as db
+from database import Settings
+from database.settings import configure
+from tests.proxy import proxy_to
+
+
+def url_of(settings: Settings) -> str:
+    assert settings.database_url is not None
+    return settings.database_url.get_secret_value()
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
+    """Wait until *condition* holds; fail after *seconds*."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_hundred_tasks_open_one_pool(database: Settings) -> None:
+    """All who ask at once get the same pool, and only then is it opened."""
+    assert db.is_pool_active() is False
+    pools = await asyncio.gather(*(db.get_connection_pool() for _ in range(100)))
+    assert len(set(pools)) == 1
+    assert db.is_pool_active() is True
+    await db.close_connection_pool()
+    assert db.is_pool_active() is False
+    assert await db.get_connection_pool() is not pools[0]
+
+
+async def test_the_pool_does_what_asyncpgs_pool_does(database: Settings) -> None:
+    """The methods that asyncpg's users know work: acquire as a context and awaited, fetch*, execute*, sizes."""
+    pool = await db.get_connection_pool()
+    async with pool.acquire() as conn:
+        assert await conn.fetchval("SELECT 1") == 1
+        anything: object = conn
+        assert isinstance(anything, asyncpg.Connection)
+    taken = await pool.acquire()
+    assert pool.get_size() >= 1
+    await pool.release(taken)
+    await pool.release(taken)
+    assert await pool.execute("CREATE TABLE t (n int)") == "CREATE TABLE"
+    await pool.executemany("INSERT INTO t VALUES ($1)", [(1,), (2,)])
+    assert [row["n"] for row in await pool.fetch("SELECT n FROM t ORDER BY n")] == [1, 2]
+    assert dict(await pool.fetchrow("SELECT max(n) AS n FROM t") or {}) == {"n": 2}
+    assert await pool.fetchval("SELECT count(*) FROM t") == 2
+    assert (pool.get_min_size(), pool.get_max_size()) == (0, 10)
+
+
+async def test_a_released_connection_is_out_of_the_users_hands(database: Settings) -> None:
+    """What is kept of it after the block is refused: the connection, a prepared statement."""
+    async with db.get_db_connection() as conn:
+        statement = await conn.prepare("SELECT 1")
+    with pytest.raises(asyncpg.InterfaceError, match="released back to the pool"):
+        await conn.fetchval("SELECT 1")
+    with pytest.raises(asyncpg.InterfaceError):
+        await statement.fetchval()
+
+
+async def test_nothing_of_a_session_outlives_the_block(database: Settings) -> None:
+    """Settings, roles, locks, temporary tables, listeners, cursors, sequence caches: all gone for the next user."""
+    configure(database.model_copy(update={"max_connections": 1}))
+    async with db.get_db_connection() as conn:
+        pid = await conn.fetchval("SELECT pg_backend_pid()")
+        role = f"role_{os.urandom(4).hex()}"
+        await conn.execute(f"""
+            CREATE ROLE {role};
+            GRANT {role} TO CURRENT_USER;
+            SET ROLE {role};
+            SET work_mem = '1234kB';
+            SET search_path = pg_catalog;
+            SELECT pg_advisory_lock(42);
+            CREATE TEMPORARY TABLE left_behind (n int);
+            LISTEN somebody;
+            DECLARE c CURSOR WITH HOLD FOR SELECT 1;
+        """)
+    async with db.get_db_connection() as conn:
+        assert await conn.fetchval("SELECT pg_backend_pid()") == pid
+        assert await conn.fetchval("SELECT current_user = session_user")
+        assert await conn.fetchval("SELECT current_setting('work_mem')") != "1234kB"
+        assert await conn.fetchval("SELECT current_setting('search_path')") != "pg_catalog"
+        assert await conn.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+        assert await conn.fetchval("SELECT to_regclass('left_behind')::text") is None
+        assert await conn.fetchval("SELECT count(*) FROM pg_listening_channels()") == 0
+        assert await conn.fetchval("SELECT count(*) FROM pg_cursors WHERE name = 'c'") == 0
+        await conn.execute(f"DROP ROLE {role}")
+
+
+async def test_waiting_callers_are_served_in_their_order(database: Settings) -> None:
+    """First come, first served; nobody who comes later overtakes."""
+    configure(database.model_copy(update={"max_connections": 1}))
+    pool = await db.get_connection_pool()
+    first = await pool.acquire()
+    order: list[int] = []
+
+    async def wait(n: int) -> None:
+        async with pool.acquire():
+            order.append(n)
+
+    tasks = []
+    for n in range(20):
+        tasks.append(asyncio.create_task(wait(n)))
+        await until(lambda n=n: pool.get_stats()["waiting"] == n + 1)  # type: ignore[misc]
+    await pool.release(first)
+    await asyncio.gather(*tasks)
+    assert order == list(range(20))
+
+
+async def test_an_exhausted_pool_answers_at_the_deadline(database: Settings) -> None:
+    """`PoolTimeoutError` says how many connections are in use and what to do; afterwards all is well."""
+    configure(database.model_copy(update={"max_connections": 2, "connection_timeout": 0.3}))
+    async with db.get_db_connection(), db.get_db_connection():
+        with pytest.raises(db.PoolTimeoutError, match=r"2 of 2 are in use .* raise DB_MAX_CONNECTIONS") as caught:
+            await db.get_document_by_code("c")
+        assert caught.value.retryable
+        stats = await db.get_pool_stats()
+        assert stats["in_use"] == 2
+        assert stats["waiting"] == 0
+        assert stats["timeouts"] == 1
+    assert await db.get_document_by_code("c") is None
+
+
+async def test_too_many_waiting_callers_are_refused_at_once(database: Settings) -> None:
+    """With DB_MAX_WAITING callers in line, the next one is told so without waiting."""
+    configure(database.model_copy(update={"max_connections": 1, "max_waiting": 3}))
+    pool = await db.get_connection_pool()
+    async with pool.acquire():
+        waiting = [asyncio.create_task(db.get_document_by_code("c")) for _ in range(3)]
+        await until(lambda: pool.get_stats()["waiting"] == 3)
+        with pytest.raises(db.PoolTimeoutError, match=r"3 callers wait .*DB_MAX_WAITING"):
+            await db.get_document_by_code("c")
+    assert await asyncio.gather(*waiting) == [None, None, None]
+
+
+async def test_cancelled_callers_leak_nothing(database: Settings) -> None:
+    """Cancelled while waiting, connecting or querying, a caller takes no connection along; others go on."""
+    configure(database.model_copy(update={"max_connections": 3}))
+    await db.insert_document("n", "c", "t")
+
+    async def call(n: int) -> None:
+        if n % 3 == 0:
+            async with db.get_db_transaction() as conn:
+                await conn.execute("SELECT pg_sleep(0.01)")
+        elif n % 3 == 1:
+            await db.get_document_by_code("c")
+        else:
+            await db.upsert_document("n", "c", str(n))
+
+    for round_ in range(30):
+        tasks = [asyncio.create_task(call(n)) for n in range(20)]
+        for _ in range(round_ % 7):
+            await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(result) for result in results} <= {asyncio.CancelledError, type(None)}, results
+    pool = await db.get_connection_pool()
+    await until(lambda: pool.get_idle_size() == pool.get_size())
+    stats = await db.get_pool_stats()
+    assert (stats["in_use"], stats["waiting"]) == (0, 0)
+    async with db.get_db_connection() as conn:
+        assert await conn.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in trans%'"
+        ) == 0  # fmt: skip
+
+
+async def test_a_wrong_password_fails_at_once_and_is_not_shown(tmp_path: Path) -> None:
+    """The error says what is wrong and where, but neither password nor URL with it; it is not tried again."""
+    url = await db.embedded.start(tmp_path)
+    try:
+        connection = await asyncpg.connect(url)
+        await connection.execute("CREATE ROLE somebody LOGIN PASSWORD 'the-password'")
+        (tmp_path / "data" / "pg_hba.conf").write_text("local all somebody scram-sha-256\nlocal all all trust\n")
+        await connection.execute("SELECT pg_reload_conf()")
+        await connection.close()
+        for password in ("not-the-password", None, "the-password"):
+            secret = None if password is None else SecretStr(password)
+            url_of_somebody = SecretStr(url.replace("postgres@", "somebody@"))
+            configure(Settings(database_url=url_of_somebody, password=secret))
+            if password == "the-password":
+                assert await db.health_check()
+                continue
+            async with asyncio.timeout(20):
+                with pytest.raises(db.DatabaseNotAvailableError, match="password") as caught:
+                    await db.get_connection_pool()
+            assert "not-the-password" not in str(caught.value)
+            assert not caught.value.retryable
+    finally:
+        await db.close_connection_pool()
+        configure(None)
+        await db.embedded.stop(tmp_path)
+
+
+async def test_an_unknown_database_fails_at_once(database: Settings) -> None:
+    """What would fail again is not tried again: the error comes long before DB_CONNECTION_TIMEOUT."""
+    url = url_of(database).replace(urlsplit(url_of(database)).path, "/no_such_database")
+    configure(Settings(database_url=SecretStr(url), connection_timeout=60))
+    async with asyncio.timeout(20):
+        with pytest.raises(db.DatabaseNotAvailableError, match="there is no such database") as caught:
+            await db.get_connection_pool()
+    assert caught.value.sqlstate == "3D000"
+    assert db.is_pool_active() is False
+
+
+async def test_no_server_is_said_at_the_deadline(unused_tcp_port: int) -> None:
+    """Connecting is tried until DB_CONNECTION_TIMEOUT; then the error names the address and asks the right question."""
+    configure(Settings(database_url=SecretStr(f"postgresql://u:secret@127.0.0.1:{unused_tcp_port}/x"),
+                       connection_timeout=0.3))  # fmt: skip
+    with pytest.raises(db.DatabaseNotAvailableError, match="is PostgreSQL running there") as caught:
+        await db.get_document_by_code("c")
+    assert f"127.0.0.1:{unused_tcp_port}" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert caught.value.retryable
+    assert await db.health_check(timeout=0.5) is False
+    assert await db.ping_postgres(timeout=0.5) is False
+    report = await db.health_report(timeout=0.5)
+    assert report["status"] == "unhealthy"
+    assert report["connected"] is False
+    assert "secret" not in str(report)
+    configure(None)
+
+
+async def test_embedded_never_refuses_to_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a server in the settings and with DB_EMBEDDED=never, the error names the variables to set."""
+    monkeypatch.setenv("DB_EMBEDDED", "never")
+    with pytest.raises(db.ConnectionPoolError, match=r"DB_EMBEDDED=never: set DATABASE_URL"):
+        await db.get_connection_pool()
+
+
+async def test_init_callbacks_run_before_anybody_else(database: Settings) -> None:
+    """A callback may use the pool that is being opened; the callers wait for it; a failing one fails the opening."""
+    ran: list[str] = []
+
+    async def make_table(pool: db.Pool) -> None:
+        async with db.get_db_connection() as conn:
+            await conn.execute("CREATE TABLE IF NOT EXISTS made (n int)")
+        ran.append("made")
+
+    async def fail(pool: db.Pool) -> None:
+        raise RuntimeError("no")
+
+    from database.connect_db import unregister_init_callback
+
+    await db.register_init_callback(make_table)
+    try:
+        rows = await asyncio.gather(*(db.execute_with_retry("SELECT count(*) AS n FROM made") for _ in range(10)))
+        assert rows == [[{"n": 0}]] * 10
+        assert ran == ["made"]
+        await db.close_connection_pool()
+        await db.register_init_callback(fail)
+        with pytest.raises(db.ConnectionPoolError, match=r"cannot run the init callback .*fail"):
+            await db.get_connection_pool()
+    finally:
+        unregister_init_callback(fail)
+        unregister_init_callback(make_table)
+    assert await db.health_check()
+
+
+async def test_an_idle_pool_survives_the_loss_of_every_connection(database: Settings) -> None:
+    """After a restart of the server, callers see no error: reads, writes with our own key and transactions go on."""
+    await db.insert_document("n", "c", "t")
+    for write in (
+        lambda: db.get_document_by_code("c"),
+        lambda: db.upsert_document("n", "c", "t2"),
+        lambda: db.save_chat_history(1, "t", "q", "a"),
+        lambda: db.run_in_transaction(lambda conn: conn.execute("UPDATE document SET name = 'x'")),
+        lambda: db.execute_with_retry("UPDATE document SET name = 'y'", retry_delay=0.01),
+    ):
+        pool = await db.get_connection_pool()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(pool.fetchval("SELECT pg_sleep(0.02)"))
+        await until(lambda pool=pool: pool.get_idle_size() == pool.get_size())  # type: ignore[misc]
+        killer = await asyncpg.connect(url_of(database))
+        await killer.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        await killer.close()
+        await write()
+    assert len(await db.get_recent_chat_history("t")) == 1
+
+
+async def test_a_lost_answer_to_an_insert_is_looked_up(database: Settings) -> None:
+    """The insert was done and its answer swallowed: the repetition finds it done; stored once, no error."""
+    async with proxy_to(url_of(database)) as proxy:
+        configure(Settings(database_url=SecretStr(proxy.url(urlsplit(url_of(database)).path[1:])), min_connections=0))
+        await db.health_check()
+        await db.insert_document("n", "warm", "the statement is prepared now")
+        for swallow in range(5):
+            proxy.swallow = b"needle"
+            document = await db.insert_document("n", f"c{swallow}", "needle")
+            assert (await db.get_document_by_code(f"c{swallow}") or {})["id"] == document["id"]
+            proxy.swallow = b"needle"
+            message = await db.save_chat_history(1, "t", "needle", "a")
+            assert [m["id"] for m in await db.get_recent_chat_history("t", 1)] == [message]
+            proxy.swallow = b"needle"
+            assert (await db.upsert_document("n", f"u{swallow}", "needle"))["status"] == "inserted"
+        assert len(await db.get_recent_chat_history("t", 100)) == 5
+        assert await db.get_document_count() == 11
+        proxy.swallow = b"c0"
+        with pytest.raises(db.OutcomeUnknownError, match="cannot tell whether it was done: delete document 'c0'"):
+            await db.delete_document("c0")
+        await db.close_connection_pool()
+
+
+async def test_a_server_that_says_nothing_does_not_hang_anybody(database: Settings) -> None:
+    """Behind a line that went silent, every call ends: by its timeout, with an error of ours; so does closing."""
+    async with proxy_to(url_of(database)) as proxy:
+        url = SecretStr(proxy.url(urlsplit(url_of(database)).path[1:]))
+        configure(Settings(database_url=url, min_connections=0, connection_timeout=0.5, command_timeout=0.5))
+        await db.get_document_by_code("c")
+        proxy.stall()
+        async with asyncio.timeout(20):
+            for call in (
+                lambda: db.get_document_by_code("c"),
+                lambda: db.insert_document("n", "c", "t"),
+                lambda: db.run_in_transaction(lambda conn: conn.execute("SELECT 1")),
+            ):
+                with pytest.raises(db.DatabaseError):
+                    await call()
+            assert await db.health_check(timeout=0.3) is False
+            await db.close_connection_pool(timeout=0.3)
+
+
+async def test_calls_wait_for_a_server_that_comes_back(database: Settings) -> None:
+    """Within DB_CONNECTION_TIMEOUT, an outage is a delay and no error; one task alone keeps knocking."""
+    async with proxy_to(url_of(database)) as proxy:
+        url = SecretStr(proxy.url(urlsplit(url_of(database)).path[1:]))
+        configure(Settings(database_url=url, min_connections=0, connection_timeout=20))
+        await db.get_document_by_code("c")
+        server_url, proxy._url = proxy._url, urlsplit("postgresql://u@127.0.0.1:1/nowhere")
+        proxy.cut()
+        tries = proxy.connections
+        calls = [asyncio.create_task(db.get_document_by_code("c")) for _ in range(50)]
+        await until(lambda: proxy.connections > tries + 15)  # ten at first, for the ten that the pool may have
+        assert not any(call.done() for call in calls)
+        assert proxy.connections < tries + 25
+        proxy._url = server_url
+        assert await asyncio.gather(*calls) == [None] * 50
+        await db.close_connection_pool()
+
+
+async def test_closing_ends_while_a_connection_is_out(database: Settings) -> None:
+    """Who still has a connection is cut off after the timeout; waiting callers are told; a new pool can be opened."""
+    configure(database.model_copy(update={"max_connections": 1}))
+    pool = await db.get_connection_pool()
+    conn = await pool.acquire()
+    waiting = asyncio.create_task(pool.fetchval("SELECT 1"))
+    await until(lambda: pool.get_stats()["waiting"] == 1)
+    await db.close_connection_pool(timeout=0.05)
+    with pytest.raises(db.ConnectionPoolError, match="the connection pool is closed"):
+        await waiting
+    with pytest.raises(db.ConnectionPoolError, match="the connection pool is closed"):
+        await pool.fetchval("SELECT 1")
+    assert conn.is_closed()
+    assert await db.health_check()
+
+
+async def test_closing_a_pool_that_is_being_opened_tells_the_callers(database: Settings) -> None:
+    """They get an error, not a cancellation that nobody asked for."""
+
+    async def wait(pool: db.Pool) -> None:
+        await asyncio.Event().wait()
+
+    from database.connect_db import unregister_init_callback
+
+    await db.register_init_callback(wait)
+    try:
+        callers = [asyncio.create_task(db.get_document_by_code("c")) for _ in range(3)]
+        await asyncio.sleep(0)
+        await db.close_connection_pool()
+        results = await asyncio.gather(*callers, return_exceptions=True)
+        assert {str(result) for result in results} == {"the connection pool was closed while it was being opened"}
+    finally:
+        unregister_init_callback(wait)
+
+
+async def test_closing_waits_for_what_is_under_way(database: Settings) -> None:
+    """A statement that runs when the pool is closed gets its answer."""
+    call = asyncio.create_task((await db.get_connection_pool()).fetchval("SELECT pg_sleep(0.2)::text || 'done'"))
+    pool = await db.get_connection_pool()
+    await until(lambda: pool.get_stats()["in_use"] == 1)
+    await db.close_connection_pool()
+    assert await call == "done"
+
+
+async def test_expired_connections_are_replaced(database: Settings) -> None:
+    """After expire_connections(), no connection of before is used again."""
+    pool = await db.get_connection_pool()
+    before = await pool.fetchval("SELECT pg_backend_pid()")
+    async with pool.acquire() as conn:
+        out = await conn.fetchval("SELECT pg_backend_pid()")
+        pool.expire_connections()
+        assert await conn.fetchval("SELECT 1") == 1
+    pids = {await pool.fetchval("SELECT pg_backend_pid()") for _ in range(5)}
+    assert not pids & {before, out}
+
+
+async def test_the_least_number_of_connections_is_kept_open(database: Settings) -> None:
+    """DB_MIN_CONNECTIONS connections are opened without anybody waiting for them."""
+    configure(database.model_copy(update={"min_connections": 4}))
+    pool = await db.get_connection_pool()
+    await until(lambda: pool.get_size() == 4)
+
+
+async def test_named_databases_have_their_own_pools(database: Settings) -> None:
+    """A second database is used by name; an unknown name says how to make it known."""
+    configure(database.model_copy(update={"application_name": "second"}), "reporting")
+    try:
+        async with db.get_db_connection("reporting") as conn:
+            assert await conn.fetchval("SELECT current_setting('application_name')") == "second"
+        assert await db.get_connection_pool("reporting") is not await db.get_connection_pool()
+        assert await db.health_check("reporting")
+    finally:
+        await db.close_connection_pool()
+        configure(None, "reporting")
+    with pytest.raises(db.ConnectionPoolError, match=r"REPORTING_DATABASE_URL"):
+        await db.get_connection_pool("reporting")
+
+
+def test_every_event_loop_has_its_own_pool(database_in_sync_test: Settings) -> None:
+    """One `asyncio.run` after the other works without closing in between; a foreign loop's pool is refused clearly."""
+    kept: list[db.Pool] = []
+
+    async def use() -> None:
+        kept.append(await db.get_connection_pool())
+        assert await db.health_check()
+
+    async def misuse() -> None:
+        with pytest.raises(db.ConnectionPoolError, match="belongs to another event loop"):
+            await kept[0].fetchval("SELECT 1")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # nobody closed the pools of the first two loops
+        asyncio.run(use())
+        asyncio.run(use())
+        asyncio.run(misuse())
+        assert kept[0] is not kept[1]
+        kept.clear()
+        gc.collect()
+
+
+def run_program(settings: Settings, program: str) -> str:
+    """What *program* prints to either stream, in an interpreter of its own; it must end well."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
+        env={**os.environ, "DATABASE_URL": url_of(settings), "DB_MAX_CONNECTIONS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_a_forked_child_has_its_own_pool(database_in_sync_test: Settings) -> None:
+    """The child uses connections of its own and leaves the parent's alone, which go on working."""
+    printed = run_program(
+        database_in_sync_test,
+        """
+        import asyncio, os
+        import database as db
+
+        async def pid(close):
+            assert await db.health_check()
+            pid = await (await db.get_connection_pool()).fetchval("SELECT pg_backend_pid()")
+            if close:
+                await db.close_connection_pool()
+            return pid
+
+        loop = asyncio.new_event_loop()
+        mine = loop.run_until_complete(pid(close=False))
+        child = os.fork()
+        if child == 0:
+            os._exit(asyncio.run(pid(close=True)) == mine)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert loop.run_until_complete(pid(close=True)) == mine
+        print("both well")
+        """,
+    )
+    assert printed == "both well\n"
+
+
+def test_the_interpreter_exits_with_an_open_pool(database_in_sync_test: Settings) -> None:
+    """A program that forgets to close the pool ends all the same, quietly."""
+    printed = run_program(
+        database_in_sync_test,
+        """
+        import asyncio
+        import database as db
+
+        async def main():
+            print(await db.health_check())
+            await db.get_connection_pool()
+
+        asyncio.run(main())
+        """,
+    )
+    assert printed == "True\n"
+
+
+async def test_health_is_told_while_the_pool_is_exhausted(database: Settings) -> None:
+    """The report goes through a connection of its own, says degraded and why: callers wait."""
+    configure(database.model_copy(update={"max_connections": 1}))
+    pool = await db.get_connection_pool()
+    async with pool.acquire():
+        waiting = asyncio.create_task(db.get_document_by_code("c"))
+        await until(lambda: pool.get_stats()["waiting"] == 1)
+        report = await db.health_report()
+        assert report["connected"]
+        assert report["status"] == "degraded"
+        assert report["pool"]["waiting"] == 1
+    await waiting
+    report = await db.health_report()
+    assert report["status"] == "healthy"
+    assert report["writable"] is True
+    assert report["standby"] is False
+    assert report["latency_ms"] > 0
+    assert int(report["server_version"].split(".")[0]) >= 15
+
+
+async def test_health_says_degraded_where_nothing_can_be_written(database: Settings) -> None:
+    """A database that only reads is connected and not healthy."""
+    async with db.get_db_connection() as conn:
+        name = await conn.fetchval("SELECT current_database()")
+        await conn.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    await db.close_connection_pool()
+    report = await db.health_report()
+    assert (report["status"], report["connected"], report["writable"]) == ("degraded", True, False)
+
+
+async def test_json_comes_and_goes_as_python_objects(database: Settings) -> None:
+    """On connections of the pool, jsonb and json are dicts and lists, in both directions."""
+    async with db.get_db_connection() as conn:
+        value = {"a": [1, None, "ü"], "b": {"c": 1.5}}
+        assert await conn.fetchval("SELECT $1::jsonb", value) == value
+        assert await conn.fetchval("SELECT $1::json", value) == value
+
+
+async def test_what_the_driver_raises_leaves_the_block_as_ours(database: Settings) -> None:
+    """In `get_db_connection`: with its SQLSTATE and the driver's error; what is not the driver's passes untouched."""
+    with pytest.raises(db.DatabaseError, match='syntax error at or near "SELEC"') as caught:
+        async with db.get_db_connection() as conn:
+            await conn.execute("SELEC 1")
+    assert caught.value.sqlstate == "42601"
+    assert isinstance(caught.value.original_error, asyncpg.PostgresSyntaxError)
+    assert caught.value.__cause__ is caught.value.original_error
+    with pytest.raises(FileNotFoundError):
+        async with db.get_db_connection():
+            raise FileNotFoundError("the application's own")
+    with pytest.raises(TimeoutError):
+        async with db.get_db_connection() as conn, asyncio.timeout(0.05):
+            await conn.execute("SELECT pg_sleep(10)")
+
+
+async def test_a_statement_timeout_is_an_error_of_ours(database: Settings) -> None:
+    """DB_STATEMENT_TIMEOUT ends a statement in the server, and the error names the setting."""
+    configure(database.model_copy(update={"statement_timeout": 0.05}))
+    with pytest.raises(db.DatabaseError, match="DB_STATEMENT_TIMEOUT") as caught:
+        async with db.get_db_connection() as conn:
+            await conn.execute("SELECT pg_sleep(10)")
+    assert caught.value.sqlstate == "57014"
+
+
+async def test_lifespan_opens_and_closes(database: Settings) -> None:
+    """Inside the block the pool is open, after it none is; the application may be passed, as FastAPI does."""
+    async with db.database_lifespan(object()):
+        assert db.is_pool_active()
+    assert not db.is_pool_active()

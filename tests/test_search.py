@@ -1,0 +1,116 @@
+"""Searching documents, against a real server; and what a typed query means."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import database as db
+from database import Settings
+from database.search import parse_search, text_search_configuration
+
+
+async def codes(search_term: str, **options: object) -> list[str]:
+    return [document["code"] for document in await db.search_documents(search_term, **options)]  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def library(database: Settings) -> None:
+    for code, name, content in (
+        ("pool", "Connection pools", "A pool keeps connections open. Callers wait for a free connection."),
+        ("async", "Async programming", "An event loop runs many tasks; awaiting gives the loop back."),
+        ("bread", "Baking bread", "Flour, water, salt and patience. Knead, wait, bake."),
+        ("mixed", "Notes", "Somebody wrote about async baking. " + "Nothing else matters here. " * 40),
+    ):
+        await db.insert_document(name, code, content)
+
+
+@pytest.mark.usefixtures("library")
+async def test_words_are_alternatives_and_stemmed() -> None:
+    """One word is enough to be found, in any of its forms; more and better fits come first."""
+    assert await codes("connected pooling") == ["pool"]
+    assert await codes("async bread") == ["async", "bread", "mixed"] or (await codes("async bread"))[-1] == "mixed"
+    assert set(await codes("how does one wait for connections?")) == {"pool", "bread", "async"} - {"async"}
+
+
+@pytest.mark.usefixtures("library")
+async def test_quotes_demand_and_minus_forbids() -> None:
+    """A quoted phrase must occur, in its order; a word or phrase behind a minus must not."""
+    assert await codes('"event loop"') == ["async"]
+    assert await codes('"loop event"') == []
+    assert await codes('"event loop" bread') == ["async"]
+    assert await codes("async -baking") == ["async"]
+    assert await codes('wait -"free connection"') == ["bread"]
+    assert await codes('"event loop" "gives the loop"') == ["async"]
+
+
+@pytest.mark.usefixtures("library")
+async def test_rows_have_rank_and_a_marked_snippet() -> None:
+    """rank falls from row to row; the snippet shows the words in <mark>; the title counts more than the text."""
+    rows = await db.search_documents("async")
+    assert [row["code"] for row in rows] == ["async", "mixed"]
+    assert rows[0]["rank"] > rows[1]["rank"] > 0
+    assert "<mark>async</mark>" in rows[1]["snippet"]
+    assert len(rows[1]["snippet"]) < len(rows[1]["content"])
+    assert "content" not in (await db.search_documents("async", content=False))[0]
+    assert len(await db.search_documents("async", limit=1)) == 1
+    assert await db.search_documents("async", limit=0) == []
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    "search_term",
+    ["", " ", '"', '""', "-", "--", '-"', "the", "or", "OR or", "& | ! ( ) : * <->", "a:b & c", "'; DROP TABLE document",
+     "\0", "\ud800", "💥", "%", "\\", "$1", "{columns}", "x" * 100_000, "wait " * 5_000, '"' * 999, "-a -b", "<mark>"],
+)  # fmt: skip
+async def test_any_text_is_a_query(search_term: str) -> None:
+    """Whatever is typed is answered, with rows or with none."""
+    assert isinstance(await db.search_documents(search_term), list)
+    assert isinstance(await db.search_chat_history(search_term), list)
+    assert await db.get_document_count() == 4
+
+
+@pytest.mark.usefixtures("library")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    search_term=st.text(alphabet=st.one_of(st.characters(), st.sampled_from("'\"-&|!()<>:*\\ aoräж中")), max_size=60)
+)
+def test_any_unicode_text_parses(search_term: str) -> None:
+    """Parsing never raises, and what comes out holds nothing that the server would refuse."""
+    for part in parse_search(search_term):
+        part.encode()
+        assert "\0" not in part
+
+
+async def test_documents_of_several_languages_are_found_in_their_own(database: Settings) -> None:
+    """Each document is stemmed in its language; language= confines the search; unknown languages are not stemmed."""
+    await db.insert_document("Häuser", "de", "Viele Häuser stehen am Fluss.", language="de")
+    await db.insert_document("Houses", "en", "Many houses stand at the river.")
+    await db.insert_document("家", "ja", "家 川", language="ja")
+    assert await codes("Haus") == ["de"]
+    assert await codes("house") == ["en"]
+    assert await codes("家") == ["ja"]
+    assert await codes("Haus house", language="german") == ["de"]
+    row = (await db.search_documents("Haus"))[0]
+    assert row["language"] == "german"
+    assert "<mark>Häuser</mark>" in row["snippet"]
+
+
+@pytest.mark.parametrize(
+    ("language", "configuration"),
+    [("de", "german"), ("German", "german"), ("pt-BR", "portuguese"), ("zh_Hant", "simple"), ("simple", "simple"),
+     ("ja", "simple"), ("", None), ("klingon", None), ("a b", None), ("'", None)],
+)  # fmt: skip
+def test_languages(language: str, configuration: str | None) -> None:
+    """Names and ISO codes are understood, in any case and with a region; anything else is not."""
+    assert text_search_configuration(language) == configuration
+
+
+async def test_every_configuration_that_we_name_is_there(database: Settings) -> None:
+    """A document can be stored in each language that is accepted, on this server."""
+    from database.search import _NAMES
+
+    for name in sorted(_NAMES):
+        await db.upsert_document(name, name, "text", language=name)
+    assert await db.get_document_count() == len(_NAMES)
