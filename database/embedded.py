@@ -65,8 +65,8 @@ async def start(directory: Path | None = None, *, keep: bool = False) -> str:
     cheap, and brings a server back that was killed. A process counts once, until it calls `stop()` or ends; a forked
     child counts for itself once it calls this. With *keep* the server goes on after its last user, until `shut_down()`.
 
-    Raises `DatabaseNotAvailableError` that says why and what to do. Takes half a second the first time, plus as long
-    as recovery after a crash takes; it is given up after 60 s without a sign of life.
+    Raises `DatabaseNotAvailableError` that says why and what to do. Takes about a second the first time and a tenth
+    later, after a crash as long as recovery takes; it is given up after 60 s without a sign of life.
     """
     return await asyncio.to_thread(_start, directory, keep)
 
@@ -155,12 +155,16 @@ def _stop(directory: Path | None) -> None:
         if directory not in _joined:
             return
     try:
-        with _start_lock(directory, limit=10):
-            _leave(directory)
-            stop_unless_used(directory)
-    except (OSError, DatabaseNotAvailableError):
+        fd = lock(directory / "start.lock", limit=10)
+    except OSError:
         # somebody starts or stops it at length, or the directory is gone: the watcher does the rest
         _leave(directory)
+        return
+    try:
+        _leave(directory)
+        stop_unless_used(directory)
+    finally:
+        unlock(fd)
 
 
 def _shut_down(directory: Path | None, force: bool) -> bool:
@@ -239,18 +243,18 @@ def _find_users(directory: Path) -> list[int] | None:
 
 
 @contextmanager
-def _start_lock(directory: Path, limit: float = _START_LOCK_LIMIT) -> Iterator[None]:
-    """Hold start.lock. Waits for its holder as long as the server's log grows, and *limit* seconds more."""
+def _start_lock(directory: Path) -> Iterator[None]:
+    """Hold start.lock. Waits for its holder as long as the server's log grows, and `_START_LOCK_LIMIT` more."""
     fd = None
     while fd is None:
         before = log_size(directory)
         try:
-            fd = lock(directory / "start.lock", limit=limit)
+            fd = lock(directory / "start.lock", limit=_START_LOCK_LIMIT)
         except TimeoutError as exc:
             if log_size(directory) == before:
                 raise DatabaseNotAvailableError(
                     f"another process has been starting or stopping the embedded PostgreSQL in {directory} for "
-                    f"{limit:.0f} s without progress (it holds start.lock): end it, or set DATABASE_URL",
+                    f"{_START_LOCK_LIMIT:.0f} s without progress (it holds start.lock): end it, or set DATABASE_URL",
                     original_error=exc,
                 ) from exc
     try:

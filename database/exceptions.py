@@ -78,7 +78,13 @@ class ChatHistoryError(DatabaseError):
 
 
 class IngestionError(DatabaseError):
-    """Files could not be ingested."""
+    """
+    Files could not be ingested.
+
+    `failures` lists the files that were refused until then: dicts with path, code and reason.
+    """
+
+    failures: list[dict[str, str | None]] = []  # noqa: RUF012 (never changed in place, only replaced)
 
 
 class SchemaError(DatabaseError):

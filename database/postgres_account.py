@@ -68,6 +68,22 @@ def can_reach(account: Account, path: Path) -> bool:
     return run(["/bin/sh", "-c", 'test -x "$1"', "sh", str(path)], account, cwd=Path("/")).returncode == 0
 
 
+def make_open_directory(path: Path) -> None:
+    """
+    Make *path*, and what is missing above it, so that other accounts can pass, also if the umask says no.
+
+    Directories that were there before are left as they are.
+    """
+    for place in (*reversed(path.parents), path):
+        try:
+            place.mkdir(mode=0o755)
+        except OSError:  # it is there, perhaps on a read-only file system
+            if not place.is_dir():
+                raise
+        else:
+            place.chmod(0o755)
+
+
 def make_private_directory(path: Path, account: Account) -> None:
     """
     Make the directory *path* for *account* alone (0700), or make sure that it is so.

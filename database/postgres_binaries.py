@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .exceptions import DatabaseNotAvailableError
-from .postgres_account import Account, can_reach, run
+from .postgres_account import Account, can_reach, make_open_directory, run
 from .postmaster import lock, unlock
 from .settings import get_settings
 
@@ -126,7 +126,7 @@ def make_usable(binaries: Binaries, account: Account, cache: Path) -> Binaries:
     prefix = binaries.directory.parent
     copied = Path(prefix.parent.name or "root", prefix.name, binaries.directory.name)
     try:
-        cache.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_open_directory(cache)
         copying = lock(cache / "copy.lock", limit=120)
         try:
             if not copy.exists():

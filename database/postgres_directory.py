@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from .exceptions import DatabaseNotAvailableError
-from .postgres_account import Account, can_reach, make_private_directory
+from .postgres_account import Account, can_reach, make_open_directory, make_private_directory
 from .settings import get_settings
 
 PORT = 5432
@@ -53,7 +53,7 @@ def default_root() -> Path:
 
     Root's is /var/lib/database-py and not in /root, which PostgreSQL's account could not enter.
     """
-    if os.geteuid() == 0:
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
         return Path("/var/lib/database-py")
     try:
         import platformdirs
@@ -120,9 +120,7 @@ def make_directory(directory: Path, account: Account) -> None:
     """
     try:
         if not directory.exists():
-            for parent in reversed(directory.parents):
-                if not parent.exists():
-                    parent.mkdir(mode=0o755, exist_ok=True)
+            make_open_directory(directory.parent)
             make_private_directory(directory, account)
             return
     except OSError as exc:

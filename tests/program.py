@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,39 +30,43 @@ class Result:
         return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
 
-def environment(settings: Settings | None = None, **more: str) -> dict[str, str]:
+def environment(settings: Settings | None = None, variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's, without what changes how a program prints, and with the server of *settings*."""
     names = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if name not in names}
     if settings is not None and settings.database_url is not None:
         kept["DATABASE_URL"] = settings.database_url.get_secret_value()
-    return kept | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | more
+    return kept | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | dict(variables or {})
 
 
-def run(*arguments: object, settings: Settings | None = None, **variables: str) -> Result:
+def run(*arguments: object, settings: Settings | None = None, variables: Mapping[str, str] | None = None) -> Result:
     """`python -m database *arguments*` with pipes for its streams."""
     finished = subprocess.run(
         [*PROGRAM, *map(str, arguments)],
-        env=environment(settings, **variables), capture_output=True, timeout=60, check=False,
+        env=environment(settings, variables), capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     return Result(finished.returncode, finished.stdout.decode(), finished.stderr.decode())
 
 
-def start(*arguments: object, settings: Settings | None = None, **variables: str) -> subprocess.Popen[bytes]:
+def start(
+    *arguments: object, settings: Settings | None = None, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """The same, still running."""
     return subprocess.Popen(
         [*PROGRAM, *map(str, arguments)],
-        env=environment(settings, **variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment(settings, variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
-def run_in_terminal(*arguments: object, settings: Settings | None = None, **variables: str) -> Result:
+def run_in_terminal(
+    *arguments: object, settings: Settings | None = None, variables: Mapping[str, str] | None = None
+) -> Result:
     """The same in a terminal of 80 columns: stdout and stderr are one stream there."""
     ours, theirs = pty.openpty()
-    variables = {"COLUMNS": "80", "LINES": "50"} | variables
+    variables = {"COLUMNS": "80", "LINES": "50"} | dict(variables or {})
     with subprocess.Popen(
         [*PROGRAM, *map(str, arguments)],
-        env=environment(settings, **variables), stdin=theirs, stdout=theirs, stderr=theirs,
+        env=environment(settings, variables), stdin=theirs, stdout=theirs, stderr=theirs,
     ) as process:  # fmt: skip
         os.close(theirs)
         chunks = []

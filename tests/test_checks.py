@@ -57,7 +57,7 @@ async def test_what_fails_has_a_hint(database: Settings) -> None:
 def test_a_server_that_is_away_is_one_failure(tmp_path: Path) -> None:
     """Named with its address, without its password; a name in .env is told apart from one in the environment."""
     (tmp_path / ".env").write_text("POSTGRES_PASSWORD=geheim\nDB_CONNECTION_TIMEOUT=0.2\n")
-    result = run("check", "--json", POSTGRES_HOST="localhost", POSTGRES_PORT="1")
+    result = run("check", "--json", variables={"POSTGRES_HOST": "localhost", "POSTGRES_PORT": "1"})
     assert result.code == 1
     assert [check["name"] for check in result.json["checks"] if check["state"] == "fail"] == ["server"]
     (settings,) = (check for check in result.json["checks"] if check["name"] == "settings")
@@ -69,7 +69,7 @@ def test_a_server_that_is_away_is_one_failure(tmp_path: Path) -> None:
 def test_wrong_settings_are_a_failure_with_a_name() -> None:
     """The variable is named; nothing is connected to."""
     for name, value in (("DATABASE_URL", "mysql://u:geheim@h/x"), ("DB_EMBEDDED", "never")):
-        result = run("check", **{name: value})
+        result = run("check", variables={name: value})
         assert result.code == 1
         assert "fail  settings" in result.out and name in result.out and "geheim" not in result.out
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -15,10 +15,10 @@ from urllib.parse import quote, unquote, urlsplit
 import anyio
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Response
+from fastapi import Depends, FastAPI, HTTPException, Response, WebSocket
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import SecretStr
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 import database as db
 from database import embedded
@@ -290,6 +290,25 @@ async def test_what_may_be_tried_again_is_503(database: Settings) -> None:
             assert "Retry-After" not in response.headers
 
 
+async def test_error_in_a_websocket() -> None:
+    """A WebSocket's error stays what it is: there is no status to answer with."""
+    app = FastAPI()
+    install_error_handlers(app)
+
+    @app.websocket("/")
+    async def talk(websocket: WebSocket) -> None:
+        raise db.PoolTimeoutError("no connection became free")
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None: ...
+
+    scope = {"type": "websocket", "path": "/", "headers": [], "query_string": b""}
+    with pytest.raises(db.PoolTimeoutError):
+        await app(scope, receive, send)
+
+
 async def test_server_down(tmp_path: Path, server_url: str) -> None:
     """While the server is down, all that needs it gives 503 in bounded time, /livez 200; afterwards all is well."""
     directory = tmp_path / "server"
@@ -445,8 +464,14 @@ async def test_clients_that_leave_mid_request(notes: Settings) -> None:
         assert await stored() == [*(f"{each}{number}" for each in range(3) for number in range(4)), "stayed"]
 
 
-@pytest.mark.parametrize("limit", [asyncio.timeout, anyio.fail_after])
-async def test_requests_that_are_cancelled(notes: Settings, limit: Callable[[float], Any]) -> None:
+async def in_cancel_scope(work: Awaitable[None], timeout: float) -> None:
+    """As `asyncio.wait_for`, but each `await` of the cleaning up is cancelled, too."""
+    with anyio.fail_after(timeout):
+        await work
+
+
+@pytest.mark.parametrize("within", [asyncio.wait_for, in_cancel_scope])
+async def test_requests_that_are_cancelled(notes: Settings, within: Callable[..., Awaitable[None]]) -> None:
     """A request that is cancelled in the middle of its statement leaves nothing stored and no connection out."""
     app = make_app()
 
@@ -456,15 +481,11 @@ async def test_requests_that_are_cancelled(notes: Settings, limit: Callable[[flo
         await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", _LOCK)
 
     async def impatient(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await app(scope, receive, send)
+            return
         try:
-            async with AsyncExitStack() as stack:
-                if scope["type"] == "http" and scope["method"] == "POST":
-                    timeout = limit(0.2)
-                    if isinstance(timeout, AbstractContextManager):
-                        stack.enter_context(timeout)
-                    else:
-                        await stack.enter_async_context(timeout)
-                await app(scope, receive, send)
+            await within(app(scope, receive, send), timeout=0.2)
         except TimeoutError:
             await Response(status_code=504)(scope, receive, send)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from database.front_matter import MAX_DEPTH, FrontMatterError, read_front_matter
+from database.ingestion.front_matter import MAX_DEPTH, FrontMatterError, read_front_matter
 
 
 def metadata_of(block: str) -> dict[str, Any]:

@@ -8,9 +8,11 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import pytest
 import database as db
 from database import Settings
 from database.connect_db import Connection
-from database.source_documents import BATCH_BYTES
+from database.ingestion.source_documents import BATCH_BYTES
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -272,16 +274,35 @@ async def test_nothing_is_pruned_where_files_may_be_hidden(root: Path) -> None:
     assert list(await contents()) == ["0000"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_nothing_is_pruned_below_a_closed_directory(root: Path) -> None:
+@contextmanager
+def as_an_ordinary_user() -> Iterator[None]:
+    """Root may read everything, so it becomes somebody else for the time of the block."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+async def test_nothing_is_pruned_below_a_closed_directory() -> None:
     """A directory without permission is a failure, and keeps every document."""
+    with tempfile.TemporaryDirectory() as temporary:  # not below tmp_path, where only its owner comes in
+        Path(temporary).chmod(0o755)
+        await prune_with_a_closed_directory(Path(temporary))
+
+
+async def prune_with_a_closed_directory(root: Path) -> None:
     (root / "closed").mkdir()
     write_files(root / "closed", 1)
     write_files(root, 1)
     await db.ingest_directory(root)
     (root / "0000.md").unlink()
     (root / "closed").chmod(0)
-    result = await db.ingest_directory(root, prune=True)
+    with as_an_ordinary_user():
+        result = await db.ingest_directory(root, prune=True)
     (root / "closed").chmod(0o700)
     assert counts(result) == {"failed_count": 1}
     assert len(await contents()) == 2
@@ -485,7 +506,7 @@ async def test_memory_holds_a_batch_and_not_the_tree(root: Path) -> None:
 async def test_a_missing_extra_is_named_when_it_is_needed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without PyYAML everything works but front matter, and the error for that names the pip command."""
     monkeypatch.setitem(sys.modules, "yaml", None)
-    monkeypatch.delitem(sys.modules, "database.front_matter", raising=False)
+    monkeypatch.delitem(sys.modules, "database.ingestion.front_matter", raising=False)
     (root / "a.md").write_text("# No front matter")
     assert counts(await db.ingest_directory(root)) == {"inserted": 1}
     (root / "b.md").write_text("---\na: b\n---\n")

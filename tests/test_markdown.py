@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from database.markdown import Markdown, find_heading, plain_text, read_markdown
+from database.ingestion.markdown import Markdown, find_heading, plain_text, read_markdown
 
 
 @pytest.mark.parametrize(

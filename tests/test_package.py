@@ -22,5 +22,5 @@ def test_the_extras_are_not_imported_by_the_package() -> None:
     """`import database` needs the core alone: no typer, rich, fastapi, psutil, yaml or platformdirs comes along."""
     program = "import sys, database; print(sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    for extra in ("typer", "rich", "fastapi", "starlette", "psutil", "yaml", "platformdirs", "frontmatter"):
+    for extra in ("typer", "rich", "fastapi", "starlette", "psutil", "yaml", "platformdirs"):
         assert f"'{extra}'" not in loaded

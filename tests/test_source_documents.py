@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from database.source_documents import (
+from database.ingestion.source_documents import (
     BATCH_BYTES,
     BATCH_FILES,
     Failure,

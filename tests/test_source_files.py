@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from database.source_files import (
+from database.ingestion.source_files import (
     MAX_DEPTH,
     SkippedEntry,
     SourceFile,

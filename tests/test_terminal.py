@@ -16,7 +16,7 @@ from database.cli.terminal import format_bytes, format_seconds, one_line, withou
             "see the <mark>pool</mark> and a picture",
         ),
         ("cut](docs/pool.md) here", "cut here"),
-        ('<div class="x">- a list\n- of <mark>two</mark></div>', "- a list of <mark>two</mark>"),
+        ('<div class="x">- a list\n- of <mark>two</mark></div>', "a list of <mark>two</mark>"),
         ("```python\nx = 1\n```", "x = 1"),
         ("{* ../../docs_src/x.py hl[26] *} after", "after"),
         ("a | table | row", "a table row"),

@@ -19,9 +19,10 @@ def main() -> None:
 
         app()
     except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] not in _EXTRA:
+        missing = (exc.name or "").partition(".")[0]
+        if missing not in _EXTRA:
             raise
-        sys.stderr.write(f"error: the commands need {exc.name}: pip install 'pgdatabase[cli]'\n")
+        sys.stderr.write(f"error: the commands need {missing}: pip install 'pgdatabase[cli]'\n")
         sys.exit(2)
     except KeyboardInterrupt:  # before a command could take care of it
         sys.exit(130)

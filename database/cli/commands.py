@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import embedded
+from .. import __version__, embedded
 from ..chat_history import init_chat_history_table
 from ..connect_db import close_connection_pool, get_db_connection, health_report
 from ..document import init_document_table, search_documents
@@ -28,9 +28,10 @@ from ..ingestion import ingest_directory
 from ..settings import configure, get_settings
 from .checks import applied_migrations, migrations, run_checks
 from .demo import find_own_documents, run_demo
-from .terminal import Terminal, explain, log_to
+from .terminal import Terminal, log_to
 from .views import show_check, show_health, show_hit, show_ingestion, show_server
 
+_UNDEFINED_TABLE = "42P01"
 _EPILOG = (
     "Data goes to stdout, everything else to stderr. Without settings (DATABASE_URL, POSTGRES_HOST and the like, also "
     "from .env) a private PostgreSQL is started, and stopped when its last user has left.\n\n"
@@ -69,15 +70,13 @@ def _folder(path: Path | None) -> Path | None:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from .. import __version__
-
         typer.echo(__version__)
         raise typer.Exit
 
 
 @app.callback()
 def _program(
-    version: Annotated[  # noqa: ARG001, RUF100 - its callback does the work
+    version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
@@ -312,8 +311,8 @@ def _run(work: Callable[[Terminal], Awaitable[int]], as_json: bool, debug: bool,
             _abandon_stdout()
         if not isinstance(exc, BrokenPipeError):
             terminal.complain(exc)
-            if isinstance(exc, DatabaseError) and (hint := explain(exc)):
-                terminal.hint(hint)
+            if isinstance(exc, DatabaseError) and exc.sqlstate == _UNDEFINED_TABLE:
+                terminal.hint("python -m database init makes the tables")
         code = 1
     raise typer.Exit(code)
 

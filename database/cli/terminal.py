@@ -23,8 +23,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ..exceptions import DatabaseError
-
 Part = str | tuple[str, str] | Text  # a text, a text with a style, a text that is clean already
 
 _WIDEST = 100  # columns; longer lines are hard to read
@@ -251,8 +249,3 @@ def _json_value(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     return str(value)
-
-
-def explain(exc: DatabaseError) -> str | None:
-    """What to type next, where there is something."""
-    return "python -m database init makes the tables" if exc.sqlstate == "42P01" else None

@@ -24,6 +24,7 @@ try:
     from fastapi import APIRouter, Depends, Request
     from fastapi.responses import JSONResponse
     from starlette.applications import Starlette
+    from starlette.requests import HTTPConnection
 except ModuleNotFoundError as exc:
     raise ImportError("database.contrib.fastapi needs FastAPI: pip install 'pgdatabase[fastapi]'") from exc
 
@@ -70,8 +71,8 @@ ConnectionDep: TypeAlias = Annotated[Connection, Depends(open_connection, scope=
 """
 A connection for a path operation: `async def read(conn: ConnectionDep)`. Each statement commits by itself.
 
-Dependencies with `yield` that use it must have `scope="function"` themselves. One that asks for `ConnectionDep` and for
-`TransactionDep` holds two connections at once.
+Dependencies with `yield` that use it must have `scope="function"` themselves. A path operation that asks for this and
+for `TransactionDep` holds two connections at once.
 """
 
 TransactionDep: TypeAlias = Annotated[Connection, Depends(open_transaction, scope="function")]
@@ -152,10 +153,11 @@ def install_error_handlers(app: Starlette) -> None:
     particular a client must not be told to try again.
     """
 
-    async def answer(request: Request, exc: DatabaseError) -> JSONResponse:
-        if not (exc.retryable or isinstance(exc, DatabaseNotAvailableError | PoolTimeoutError)):
+    async def answer(connection: HTTPConnection, exc: DatabaseError) -> JSONResponse:
+        temporary = exc.retryable or isinstance(exc, DatabaseNotAvailableError | PoolTimeoutError)
+        if not temporary or not isinstance(connection, Request):  # a WebSocket cannot be answered with a status
             raise exc
-        log.warning("503 for %s %s: %s", request.method, request.url.path, exc)
+        log.warning("503 for %s %s: %s", connection.method, connection.url.path, exc)
         return JSONResponse({"detail": "The database is not available; try again."}, 503, headers=_RETRY_AFTER)
 
     app.add_exception_handler(DatabaseError, answer)  # type: ignore[arg-type]  # Starlette's signature says Exception

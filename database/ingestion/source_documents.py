@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .codecs import encode_json
+from ..codecs import encode_json
+from ..search import text_search_configuration
 from .markdown import read_markdown
-from .search import text_search_configuration
 from .source_files import SourceFile, SourceFileError, SourceTree, decode_text, printable, read_source_file
 
 BATCH_FILES = 256

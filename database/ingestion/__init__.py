@@ -14,10 +14,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .connect_db import Connection
-from .document import MAX_CONTENT, upsert_document
-from .exceptions import DocumentError, IngestionError
-from .ingestion_run import FileThread, IngestionRun, Progress, missing_extra
+from ..connect_db import Connection
+from ..document import MAX_CONTENT, upsert_document
+from ..exceptions import DocumentError, IngestionError
+from .run import FileThread, IngestionRun, Progress, missing_extra
 from .source_documents import (
     Failure,
     check_config,

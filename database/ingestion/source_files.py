@@ -27,7 +27,9 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _FILE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 
+_VANISHED = "it is not there, or has just vanished"
 _KINDS = {
+    0: _VANISHED,
     stat.S_IFDIR: "a directory, not a file",
     stat.S_IFLNK: "a symbolic link, which is not followed",
     stat.S_IFIFO: "a FIFO, not a regular file",
@@ -357,7 +359,7 @@ def _read_descriptor(descriptor: int, limit: int) -> bytes | None:
 
 
 _ERRORS = {
-    errno.ENOENT: "it is not there, or has just vanished",
+    errno.ENOENT: _VANISHED,
     errno.ENOTDIR: "a part of its path is not a directory",
     errno.ELOOP: "a symbolic link, which is not followed",
     errno.EMLINK: "a symbolic link, which is not followed",  # FreeBSD

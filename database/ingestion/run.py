@@ -11,9 +11,9 @@ from contextlib import ExitStack, asynccontextmanager, closing, nullcontext
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from .connect_db import Connection, get_db_transaction
-from .document import delete_documents, get_document_fingerprints, iter_codes, upsert_documents
-from .exceptions import ConnectionPoolError, DatabaseError, DocumentError, IngestionError, OutcomeUnknownError, reason
+from ..connect_db import Connection, get_db_transaction
+from ..document import delete_documents, get_document_fingerprints, iter_codes, upsert_documents
+from ..exceptions import ConnectionPoolError, DatabaseError, DocumentError, IngestionError, OutcomeUnknownError, reason
 from .source_documents import Failure, Source, SourceDocument, code_of, read_batch
 from .source_files import SourceTree
 
@@ -142,7 +142,7 @@ class IngestionRun:
                 for document in batch.documents
                 if document.problem is not None
             ]
-            if not (self._atomic and self._failures):
+            if batch.documents and not (self._atomic and self._failures):
                 await self._store_changed(batch.documents, conn)
             batch.documents.clear()  # or they would stay while the next are read
             await self._tell(batch.last_path)
@@ -208,14 +208,16 @@ class IngestionRun:
             return
         done = sum(self._counts.values()) + len(self._failures)
         try:
-            answer = self._progress({
-                "done": done,
-                "total": max(self.expected, done),
-                "bytes": self._bytes,
-                "path": path,
-                **self._counts,
-                "failed": len(self._failures),
-            })
+            answer = self._progress(
+                {
+                    "done": done,
+                    "total": max(self.expected, done),
+                    "bytes": self._bytes,
+                    "path": path,
+                    **self._counts,
+                    "failed": len(self._failures),
+                }
+            )
             if inspect.isawaitable(answer):
                 await answer
         except Exception as exc:
@@ -225,10 +227,12 @@ class IngestionRun:
     def _refusal(self) -> IngestionError:
         shown = "; ".join(f"{failure.path}: {failure.reason}" for failure in self._failures[:_SHOWN_FAILURES])
         more = len(self._failures) - _SHOWN_FAILURES
-        return self._with_failures(IngestionError(
-            f"nothing of {self._what} was stored, because of {len(self._failures)} failures: {shown}"
-            + (f"; and {more} more" if more > 0 else "")
-        ))
+        return self._with_failures(
+            IngestionError(
+                f"nothing of {self._what} was stored, because of {len(self._failures)} failures: {shown}"
+                + (f"; and {more} more" if more > 0 else "")
+            )
+        )
 
     def _interrupted(self, exc: DatabaseError | ModuleNotFoundError) -> DatabaseError:
         """The error for what ended the run; of the same type where it speaks of the connection and not of documents."""
@@ -248,7 +252,7 @@ class IngestionRun:
         return self._with_failures(error) if isinstance(error, IngestionError) else error
 
     def _with_failures(self, error: IngestionError) -> IngestionError:
-        error.failures = [failure.entry() for failure in self._failures]  # type: ignore[attr-defined]
+        error.failures = [failure.entry() for failure in self._failures]
         return error
 
 
