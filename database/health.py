@@ -77,6 +77,7 @@ def _unopened(name: str) -> Pool:
 async def _bounded(pool: Pool, timeout: float) -> dict[str, Any]:
     """What `_ask` says, or an error after *timeout*; a task that hangs then is left behind, not awaited."""
     asking = asyncio.ensure_future(_ask(pool, timeout))
+    asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # or asyncio complains of the latter
     try:
         done, _ = await asyncio.wait({asking}, timeout=timeout)
     finally:

@@ -253,9 +253,11 @@ class Pool:
     async def _reset(self, connection: PooledConnection) -> None:
         try:
             await connection.reset(timeout=_RESET_SECONDS)
-        except Exception as exc:
+        except BaseException as exc:
             log.debug("a connection could not be reset and is replaced: %s", reason(exc))
             connection.terminate()
+            if not isinstance(exc, Exception):
+                raise
         finally:
             self._resetting.discard(connection)
             if self._is_fit(connection):
@@ -354,8 +356,8 @@ class Pool:
         self._counters["connects"] += 1
         return connection
 
-    def _not_available(self, exc: BaseException, detail: str = "") -> DatabaseNotAvailableError:
-        if isinstance(exc, DatabaseNotAvailableError):
+    def _not_available(self, exc: BaseException, detail: str = "") -> ConnectionPoolError:
+        if isinstance(exc, ConnectionPoolError):
             return exc
         hint = "is PostgreSQL running there, and is that the right address?"
         if sqlstate_of(exc) is not None:

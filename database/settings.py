@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import threading
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, create_model, field_validator, model_validator
@@ -19,6 +19,10 @@ from .exceptions import ConnectionPoolError
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+if TYPE_CHECKING:
+    Secret = SecretStr | str  # what may be given; what is stored is always a SecretStr
+else:
+    Secret = SecretStr
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -44,11 +48,11 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    database_url: SecretStr | None = Field(default=None, validation_alias="DATABASE_URL")
+    database_url: Secret | None = Field(default=None, validation_alias="DATABASE_URL")
     host: str | None = Field(default=None, validation_alias=_names("POSTGRES_HOST", "PGHOST"))
     port: int | None = Field(default=None, ge=1, le=65535, validation_alias=_names("POSTGRES_PORT", "PGPORT"))
     user: str | None = Field(default=None, validation_alias=_names("POSTGRES_USER", "PGUSER"))
-    password: SecretStr | None = Field(default=None, validation_alias=_names("POSTGRES_PASSWORD", "PGPASSWORD"))
+    password: Secret | None = Field(default=None, validation_alias=_names("POSTGRES_PASSWORD", "PGPASSWORD"))
     database: str | None = Field(
         default=None, validation_alias=_names("POSTGRES_DATABASE", "POSTGRES_DB", "PGDATABASE")
     )
@@ -71,9 +75,9 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _check_url(cls, url: SecretStr | None) -> SecretStr | None:
+    def _check_url(cls, url: Secret | None) -> Secret | None:
         if url is not None:
-            _check_url(url.get_secret_value())
+            _check_url(_reveal(url))
         return url
 
     @field_validator("sslrootcert")
@@ -110,7 +114,7 @@ class Settings(BaseSettings):
         What DATABASE_URL leaves out is filled from the single variables, as libpq does. Without an `sslmode` a server
         on another machine must prove who it is (`verify-full`); loopback and unix sockets are used as they are.
         """
-        url = urlsplit(_without_driver(self.database_url.get_secret_value()) if self.database_url else "postgresql://")
+        url = urlsplit(_without_driver(_reveal(self.database_url)) if self.database_url else "postgresql://")
         credentials, at, hosts = url.netloc.rpartition("@")
         url_user, _, url_password = credentials.partition(":") if at else ("", "", "")
         query = dict(parse_qsl(url.query, keep_blank_values=True))
@@ -118,7 +122,7 @@ class Settings(BaseSettings):
         user = unquote(url_user) or query.pop("user", "") or self.user
         password = unquote(url_password) or query.pop("password", "")
         if not password and self.password:
-            password = self.password.get_secret_value()
+            password = _reveal(self.password)
         database = unquote(url.path[1:]) or query.pop("dbname", "") or query.pop("database", "") or self.database
         if not hosts and "host" not in query:
             query["host"] = self.host or "localhost"
@@ -148,6 +152,10 @@ def redact(dsn: str) -> str:
     kept = {key: value for key, value in parse_qsl(url.query) if key in ("host", "port", "sslmode")}
     query = "?" + urlencode(kept, safe="/,") if kept else ""
     return f"{url.scheme}://{credentials.partition(':')[0]}{at}{hosts}{url.path}{query}"
+
+
+def _reveal(secret: Secret) -> str:
+    return secret if isinstance(secret, str) else secret.get_secret_value()
 
 
 def _without_driver(url: str) -> str:

@@ -171,9 +171,11 @@ async def _roll_back(connection: Connection, transaction: Any) -> None:
     try:
         async with asyncio.timeout(_ROLLBACK_SECONDS):
             await transaction.rollback()
-    except Exception as exc:
+    except BaseException as exc:
         log.debug("ROLLBACK failed, the connection is cut off: %s", reason(exc))
         connection.terminate()
+        if not isinstance(exc, Exception):
+            raise
 
 
 async def _commit(pool: Pool, connection: Connection, transaction: Any, note: _Note | None) -> None:

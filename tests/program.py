@@ -34,8 +34,8 @@ def environment(settings: Settings | None = None, variables: Mapping[str, str] |
     """This process's, without what changes how a program prints, and with the server of *settings*."""
     names = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if name not in names}
-    if settings is not None and settings.database_url is not None:
-        kept["DATABASE_URL"] = settings.database_url.get_secret_value()
+    if settings is not None:
+        kept["DATABASE_URL"] = settings.dsn
     return kept | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | dict(variables or {})
 
 

@@ -42,11 +42,11 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
 
 
-def wait_until(condition: Callable[[], object]) -> None:
+def wait_until(condition: Callable[[], object], pause: float = 0.02) -> None:
     deadline = time.monotonic() + NEVER
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
+        time.sleep(pause)
 
 
 def wait_until_stopped(directory: Path) -> None:
@@ -615,7 +615,7 @@ async def test_a_first_start_may_be_killed_at_any_moment(
     directory = place / "server"
     user = User(directory)
     users.append(user)
-    wait_until(lambda: moment(directory))
+    wait_until(lambda: moment(directory), pause=0.002)
     user.kill()
     assert await ask(await embedded.start(directory), "SELECT lower('Ä')") == "ä"
     assert list(directory.glob("data.new-*")) == []

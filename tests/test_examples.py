@@ -18,9 +18,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 @pytest.fixture
 def bare(tmp_path: Path) -> dict[str, str]:
-    """The environment of a user who has configured nothing and has a home of their own."""
-    kept = {name: value for name, value in os.environ.items() if name != "XDG_DATA_HOME"}
-    return {**kept, "HOME": str(tmp_path), "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "error"}
+    """The environment of a user who has configured nothing but where the embedded server has its data."""
+    unbuffered = {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "error"}
+    return {**os.environ, **unbuffered, "DB_EMBEDDED_DIR": str(tmp_path / "server")}
 
 
 @contextmanager

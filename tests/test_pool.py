@@ -24,11 +24,6 @@ from database.settings import configure
 from tests.proxy import proxy_to
 
 
-def url_of(settings: Settings) -> str:
-    assert settings.database_url is not None
-    return settings.database_url.get_secret_value()
-
-
 async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
     """Wait until *condition* holds; fail after *seconds*."""
     async with asyncio.timeout(seconds):
@@ -212,7 +207,7 @@ async def test_a_wrong_password_fails_at_once_and_is_not_shown(tmp_path: Path) -
 
 async def test_an_unknown_database_fails_at_once(database: Settings) -> None:
     """What would fail again is not tried again: the error comes long before DB_CONNECTION_TIMEOUT."""
-    url = url_of(database).replace(urlsplit(url_of(database)).path, "/no_such_database")
+    url = database.dsn.replace(urlsplit(database.dsn).path, "/no_such_database")
     configure(Settings(database_url=SecretStr(url), connection_timeout=60))
     async with asyncio.timeout(20):
         with pytest.raises(db.DatabaseNotAvailableError, match="there is no such database") as caught:
@@ -290,7 +285,7 @@ async def test_an_idle_pool_survives_the_loss_of_every_connection(database: Sett
             for _ in range(5):
                 group.create_task(pool.fetchval("SELECT pg_sleep(0.02)"))
         await until(lambda pool=pool: pool.get_idle_size() == pool.get_size())  # type: ignore[misc]
-        killer = await asyncpg.connect(url_of(database))
+        killer = await asyncpg.connect(database.dsn)
         await killer.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -302,8 +297,8 @@ async def test_an_idle_pool_survives_the_loss_of_every_connection(database: Sett
 
 async def test_a_lost_answer_to_an_insert_is_looked_up(database: Settings) -> None:
     """The insert was done and its answer swallowed: the repetition finds it done; stored once, no error."""
-    async with proxy_to(url_of(database)) as proxy:
-        configure(Settings(database_url=SecretStr(proxy.url(urlsplit(url_of(database)).path[1:])), min_connections=0))
+    async with proxy_to(database.dsn) as proxy:
+        configure(Settings(database_url=SecretStr(proxy.url(urlsplit(database.dsn).path[1:])), min_connections=0))
         await db.health_check()
         await db.insert_document("n", "warm", "the statement is prepared now")
         for swallow in range(5):
@@ -325,8 +320,8 @@ async def test_a_lost_answer_to_an_insert_is_looked_up(database: Settings) -> No
 
 async def test_a_server_that_says_nothing_does_not_hang_anybody(database: Settings) -> None:
     """Behind a line that went silent, every call ends: by its timeout, with an error of ours; so does closing."""
-    async with proxy_to(url_of(database)) as proxy:
-        url = SecretStr(proxy.url(urlsplit(url_of(database)).path[1:]))
+    async with proxy_to(database.dsn) as proxy:
+        url = SecretStr(proxy.url(urlsplit(database.dsn).path[1:]))
         configure(Settings(database_url=url, min_connections=0, connection_timeout=0.5, command_timeout=0.5))
         await db.get_document_by_code("c")
         proxy.stall()
@@ -344,8 +339,8 @@ async def test_a_server_that_says_nothing_does_not_hang_anybody(database: Settin
 
 async def test_calls_wait_for_a_server_that_comes_back(database: Settings) -> None:
     """Within DB_CONNECTION_TIMEOUT, an outage is a delay and no error; one task alone keeps knocking."""
-    async with proxy_to(url_of(database)) as proxy:
-        url = SecretStr(proxy.url(urlsplit(url_of(database)).path[1:]))
+    async with proxy_to(database.dsn) as proxy:
+        url = SecretStr(proxy.url(urlsplit(database.dsn).path[1:]))
         configure(Settings(database_url=url, min_connections=0, connection_timeout=20))
         await db.get_document_by_code("c")
         server_url, proxy._url = proxy._url, urlsplit("postgresql://u@127.0.0.1:1/nowhere")
@@ -464,7 +459,7 @@ def run_program(settings: Settings, program: str) -> str:
     """What *program* prints to either stream, in an interpreter of its own; it must end well."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
-        env={**os.environ, "DATABASE_URL": url_of(settings), "DB_MAX_CONNECTIONS": "1"},
+        env={**os.environ, "DATABASE_URL": settings.dsn, "DB_MAX_CONNECTIONS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
