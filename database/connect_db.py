@@ -108,6 +108,7 @@ async def perform(
             # at once the first time: an idle connection whose server was restarted is replaced by a good one
             delay = 0.0 if attempt == 0 else backoff(attempt)
             again = failure in (Failure.NEVER_SENT, Failure.UNDONE) or (failure is Failure.UNKNOWN and repeatable)
+            again = again and not isinstance(exc, TimeoutError)  # DB_COMMAND_TIMEOUT is for all of the call
             if not again or loop.time() + delay >= deadline:
                 raise translate(exc, kind, doing, changes=changes, closed=closed) from exc
             log.debug("again, attempt %d: %s", attempt + 1, doing)

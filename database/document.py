@@ -23,6 +23,7 @@ from .search import parse_search, text_search_configuration
 T = TypeVar("T")
 Document = dict[str, Any]
 
+MAX_CODE = 2_000  # bytes of UTF-8; an index entry holds 2,704 bytes with the id
 MAX_CONTENT = 64 * 2**20  # bytes of UTF-8; PostgreSQL's own limit for everything in one row is 1 GB
 _DEFAULT_LANGUAGE = "english"
 _ITER_ROWS, _ITER_BYTES = 256, 4 * 2**20
@@ -73,10 +74,10 @@ async def insert_document(
     """
     _check_text(code, name, content)
     arguments = (uuid7(), code, name, content, _encode_metadata(code, metadata or {}), _configuration(code, language))
-    row = await _write(conn, f"store document {code!r}", lambda c: c.fetchrow(_INSERT, *arguments))
+    row = await _write(conn, f"store {_named(code)}", lambda c: c.fetchrow(_INSERT, *arguments))
     if row is None:
         raise DocumentError(
-            f"cannot store document {code!r}: there is one under this code already; upsert_document() replaces it",
+            f"cannot store {_named(code)}: there is one under this code already; upsert_document() replaces it",
             sqlstate="23505",
         )
     return _document(row, content=content)
@@ -146,7 +147,7 @@ async def upsert_document(
     """
     document = {"name": name, "code": code, "content": content, "metadata": metadata, "language": language}
     keep = frozenset({"source"} | {column for column, value in document.items() if value is None})
-    (row,) = await _upsert_all([document], keep, f"store document {code!r}", conn)
+    (row,) = await _upsert_all([document], keep, f"store {_named(code)}", conn)
     return _document(row, content=content, status=row["status"])
 
 
@@ -197,7 +198,7 @@ _GET = f"""
 
 async def get_document_by_code(code: str, *, conn: Connection | None = None) -> Document | None:
     """The document under *code*, None if there is none."""
-    row = await _read(conn, f"read document {code!r}", lambda c: c.fetchrow(_GET, code))
+    row = await _read(conn, f"read {_named(code)}", lambda c: c.fetchrow(_GET, code))
     return None if row is None else _document(row)
 
 
@@ -413,7 +414,7 @@ async def update_document_content(code: str, content: str, *, conn: Connection |
     Raises `DocumentError` where PostgreSQL cannot store the text (a NUL character, more than 64 MiB).
     """
     _check_text(code, "", content)
-    status = await _write(conn, f"update document {code!r}", lambda c: c.execute(_UPDATE_CONTENT, code, content))
+    status = await _write(conn, f"update {_named(code)}", lambda c: c.execute(_UPDATE_CONTENT, code, content))
     return status == "UPDATE 1"
 
 
@@ -430,7 +431,7 @@ async def delete_document(code: str, *, conn: Connection | None = None) -> bool:
     Not repeated where its answer was lost (`OutcomeUnknownError`): a repetition could delete a document that somebody
     stored under the same code meanwhile.
     """
-    status = await _write(conn, f"delete document {code!r}", lambda c: c.execute(_DELETE, code), repeatable=False)
+    status = await _write(conn, f"delete {_named(code)}", lambda c: c.execute(_DELETE, code), repeatable=False)
     return status == "DELETE 1"
 
 
@@ -531,25 +532,33 @@ def _document(row: Record, **more: Any) -> Document:
     return {key: values[key] for key in (*_KEYS, *more) if key in values}
 
 
+def _named(code: object) -> str:
+    """The document in a message: by its code, which may be of any length."""
+    text = str(code)
+    return f"document {text if len(text) <= 100 else text[:100] + '…'!r}"
+
+
 def _check_text(code: str, name: str, content: str) -> None:
     for what, text in (("code", code), ("name", name), ("content", content)):
         if not isinstance(text, str):
             raise DocumentError(f"the {what} of a document is a str, not {type(text).__name__}")
     if not code:
         raise DocumentError("the code of a document must not be empty")
+    if len(code.encode(errors="surrogatepass")) > MAX_CODE:
+        raise DocumentError(f"cannot store {_named(code)}: its code has more than {MAX_CODE:,} bytes")
     # 4 bytes is the most that a character takes, so most texts need no second look
     if len(content) * 4 > MAX_CONTENT and len(content.encode(errors="surrogatepass")) > MAX_CONTENT:
-        raise DocumentError(f"cannot store document {code!r}: it has more than {MAX_CONTENT // 2**20} MiB; split it")
+        raise DocumentError(f"cannot store {_named(code)}: it has more than {MAX_CONTENT // 2**20} MiB; split it")
 
 
 def _encode_metadata(code: str, metadata: Mapping[str, Any]) -> str:
     if not isinstance(metadata, Mapping):
-        raise DocumentError(f"the metadata of document {code!r} is a dict, not {type(metadata).__name__}")
+        raise DocumentError(f"the metadata of {_named(code)} is a dict, not {type(metadata).__name__}")
     try:
         return encode_json(dict(metadata))
     except (TypeError, ValueError, RecursionError) as exc:
         raise DocumentError(
-            f"the metadata of document {code!r} is not JSON: use dict, list, str, int, float (not NaN), bool and None",
+            f"the metadata of {_named(code)} is not JSON: use dict, list, str, int, float (not NaN), bool and None",
             original_error=exc,
         ) from exc
 
@@ -559,7 +568,7 @@ def _configuration(code: str, language: str | None) -> str:
         return _DEFAULT_LANGUAGE
     configuration = text_search_configuration(language)
     if configuration is None:
-        about = f"the language of document {code!r}" if code else "language="
+        about = f"the language of {_named(code)}" if code else "language="
         raise DocumentError(f"{about} is a name such as 'german' or an ISO 639-1 code such as 'de'")
     return configuration
 

@@ -184,6 +184,9 @@ def raised_by_driver(exc: BaseException) -> bool:
 # What went wrong, in words that hold nothing of the row. {table}, {column} and {constraint} come from the error's own
 # fields. The texts of class 42 (syntax, unknown names, permissions) speak of SQL and are repeated as they are.
 _REASONS = {
+    "08000": "the connection was lost",
+    "08003": "the connection was lost",
+    "08006": "the connection was lost",
     "08P01": "the server could not understand the message (does the SQL hold a NUL character?)",
     "21000": "a subquery returned more than one row",
     "22000": "a value has a type or a character that its PostgreSQL type cannot take (a lone surrogate?)",
@@ -234,7 +237,7 @@ def reason(exc: BaseException) -> str:
         fields = {name: getattr(exc, f"{name}_name", None) or "?" for name in ("table", "column", "constraint")}
         return f"{words.format_map(fields)} [{state}]"
     if isinstance(exc, TimeoutError):
-        return "no answer in time"
+        return "no answer in time (DB_COMMAND_TIMEOUT, or the timeout of the call)"
     if isinstance(exc, OSError):
         return exc.strerror or str(exc) or type(exc).__name__
     return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
@@ -266,10 +269,9 @@ def translate(
         message = f"cannot tell whether it was done: {doing}: {reason(exc)}; look before you repeat it"
         return OutcomeUnknownError(message, **about)  # type: ignore[arg-type]
     what = "nothing was stored" if changes else f"cannot {doing}"
-    # a command timeout would only strike again; a connection that was lost is worth another try
-    timeout = isinstance(exc, TimeoutError)
-    message = f"{what}: {reason(exc)}" + (" (DB_COMMAND_TIMEOUT)" if timeout else "")
-    return DatabaseNotAvailableError(message, **about, retryable=not timeout)  # type: ignore[arg-type]
+    # a timeout would only strike again; a connection that was lost is worth another try
+    retryable = not isinstance(exc, TimeoutError)
+    return DatabaseNotAvailableError(f"{what}: {reason(exc)}", **about, retryable=retryable)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -44,6 +44,7 @@ _CONNECT_ATTEMPTS = 3  # one attempt gets this part of DB_CONNECTION_TIMEOUT
 _RESET_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 _MAINTENANCE_SECONDS = 5.0
+_COUNTERS = ("requests", "waits", "wait_seconds", "timeouts", "connects")
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.2
 
 # RESET ALL alone leaves roles, temporary tables and sequence caches to the next user. DISCARD ALL would also throw away
@@ -124,7 +125,7 @@ class Pool:
         self._connect_error: BaseException | None = None
         self._drained: asyncio.Future[None] | None = None
         self._timer = self._loop.call_later(_MAINTENANCE_SECONDS, self._maintain)
-        self._counters = {"requests": 0, "waits": 0, "wait_seconds": 0.0, "timeouts": 0, "connects": 0}
+        self._counters = dict.fromkeys(_COUNTERS, 0) | {"wait_seconds": 0.0}
 
     # -- taking and giving back
 
@@ -492,6 +493,11 @@ class Pool:
     def get_max_size(self) -> int:
         """DB_MAX_CONNECTIONS."""
         return self.settings.max_connections
+
+    @staticmethod
+    def empty_stats() -> dict[str, Any]:
+        """What `get_stats` says of a pool that has not done anything."""
+        return dict.fromkeys(("size", "idle", "in_use", "waiting", "min_size", "max_size", *_COUNTERS), 0)
 
     def get_stats(self) -> dict[str, Any]:
         """

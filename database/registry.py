@@ -141,8 +141,7 @@ async def get_pool_stats(name: str = "default") -> dict[str, Any]:
     if pool is not None:
         return pool.get_stats()
     settings = get_settings(name)
-    counts = dict.fromkeys(("size", "idle", "in_use", "waiting"), 0)
-    return {**counts, "min_size": settings.min_connections, "max_size": settings.max_connections}
+    return Pool.empty_stats() | {"min_size": settings.min_connections, "max_size": settings.max_connections}
 
 
 def _is_cancelled() -> bool:

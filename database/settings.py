@@ -7,6 +7,7 @@ Settings: arguments beat the environment, the environment beats `.env`, `.env` b
 from __future__ import annotations
 
 import ipaddress
+import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -72,6 +73,15 @@ class Settings(BaseSettings):
     embedded: Literal["auto", "never"] = Field(default="auto", validation_alias="DB_EMBEDDED")
     embedded_dir: Path | None = Field(default=None, validation_alias="DB_EMBEDDED_DIR")
     postgres_bin: Path | None = Field(default=None, validation_alias="DB_POSTGRES_BIN")
+
+    if not TYPE_CHECKING:  # a checker knows the arguments from the fields
+
+        def __init__(self, **values: Any) -> None:
+            for name in values.keys() - type(self).model_fields.keys():
+                # unknown variables of the environment belong to somebody else; an unknown argument is a mistake
+                if not name.startswith("_"):
+                    raise TypeError(f"Settings has no {name!r}; it has {', '.join(type(self).model_fields)}")
+            super().__init__(**values)
 
     @field_validator("database_url")
     @classmethod
@@ -224,8 +234,9 @@ def get_settings(name: str = "default") -> Settings:
     """
     The settings of the database *name*: those of `configure`, else the environment's and `.env`'s.
 
-    A further database has its URL in `<NAME>_DATABASE_URL` and shares the other variables. Raises
-    `ConnectionPoolError` that names the variable where a value is wrong, or where nothing says which database is meant.
+    A further database has its URL in `<NAME>_DATABASE_URL` ("read-replica": READ_REPLICA_DATABASE_URL) and shares the
+    other variables. Raises `ConnectionPoolError` that names the variable where a value is wrong, or where nothing says
+    which database is meant.
     """
     with _lock:
         if name in _configured:
@@ -241,7 +252,7 @@ def get_settings(name: str = "default") -> Settings:
 
 def _read_url(name: str) -> SecretStr:
     """The URL of a further database, from a variable that has its name in front."""
-    variable = f"{name.upper()}_DATABASE_URL"
+    variable = re.sub(r"\W", "_", name.upper()) + "_DATABASE_URL"
     reader = create_model(
         "reader",
         __base__=Settings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -109,6 +110,13 @@ async def test_many_documents_are_stored_all_or_none() -> None:
     assert statuses == ["inserted", "inserted"]
 
 
+async def test_the_longest_code_is_stored() -> None:
+    """A code of 2,000 bytes that cannot be compressed fits into the indexes."""
+    code = "".join(random.choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/-_", k=2_000))
+    await db.insert_document("n", code, "t")
+    assert (await db.get_documents_by_codes([code]))[0]["code"] == code
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -118,6 +126,7 @@ async def test_many_documents_are_stored_all_or_none() -> None:
         ({"content": "a\0b"}, "cannot store document 'c': a text holds a NUL character"),
         ({"name": "a\0b"}, "cannot store document 'c': a text holds a NUL character"),
         ({"content": "\ud800"}, "cannot store document 'c': a value has a type or a character that its PostgreSQL"),
+        ({"code": "é" * 1_001}, "cannot store document 'é{100}…': its code has more than 2,000 bytes"),
         ({"metadata": {"x": float("nan")}}, "the metadata of document 'c' is not JSON"),
         ({"metadata": {"x": object()}}, "the metadata of document 'c' is not JSON"),
         ({"metadata": ["no", "dict"]}, "the metadata of document 'c' is a dict, not list"),

@@ -31,6 +31,23 @@ async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
             await asyncio.sleep(0.005)
 
 
+async def test_the_command_timeout_bounds_the_whole_call(database: Settings) -> None:
+    """A statement that takes too long is not sent again and again until another deadline; the error says which."""
+    configure(database.model_copy(update={"command_timeout": 0.2, "connection_timeout": 60}))
+    async with db.get_db_transaction() as conn:
+        await conn.execute("LOCK TABLE document")
+        async with asyncio.timeout(30):
+            with pytest.raises(db.DatabaseNotAvailableError, match="no answer in time .DB_COMMAND_TIMEOUT"):
+                await db.get_document_by_code("c")
+            with pytest.raises(db.OutcomeUnknownError, match="no answer in time .DB_COMMAND_TIMEOUT"):
+                await db.insert_document("n", "c", "t")
+        stats = await db.get_pool_stats()
+        assert stats["requests"] == 4  # opening, this transaction, and one for each call
+    assert set(await db.get_pool_stats()) == set(stats)
+    await db.close_connection_pool()
+    assert set(await db.get_pool_stats()) == set(stats)
+
+
 async def test_a_hundred_tasks_open_one_pool(database: Settings) -> None:
     """All who ask at once get the same pool, and only then is it opened."""
     assert db.is_pool_active() is False

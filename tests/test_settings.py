@@ -120,6 +120,12 @@ def test_a_wrong_value_in_code_is_pydantics_error() -> None:
     assert "hush" not in str(caught.value)
 
 
+def test_an_argument_that_does_not_exist_is_refused() -> None:
+    """A misspelt setting in code is a mistake, while unknown variables of the environment are somebody else's."""
+    with pytest.raises(TypeError, match=r"Settings has no 'max_conections'; it has .*max_connections"):
+        Settings(max_conections=1)  # type: ignore[call-arg]  # the point of the test
+
+
 def test_a_small_limit_lowers_the_default_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     """DB_MAX_CONNECTIONS=2 alone is a valid setting."""
     monkeypatch.setenv("DB_MAX_CONNECTIONS", "2")
@@ -151,6 +157,8 @@ def test_configure_sets_them_in_code(monkeypatch: pytest.MonkeyPatch) -> None:
     assert get_settings() is mine
     configure(None)
     assert get_settings().application_name == "database.py"
+    monkeypatch.setenv("READ_REPLICA_DATABASE_URL", "postgresql://replica@localhost/r")
+    assert get_settings("read-replica").dsn == "postgresql://replica@localhost/r?sslmode=prefer"
     monkeypatch.setenv("REPORTING_DATABASE_URL", "postgresql://reporting@localhost/r")
     monkeypatch.setenv("DB_MAX_CONNECTIONS", "3")
     settings = get_settings("reporting")

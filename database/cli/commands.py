@@ -159,8 +159,9 @@ def ingest(
     """
     Store the files of a folder and of those below it as documents.
 
-    Each gets the code PREFIX/path/below/DIR without the extension. Files that have not changed are not written. The
-    table is made if it is not there.
+    Each gets the code PREFIX/path/below/DIR without the extension. Files that have not changed are not written.
+
+    The table is made if it is not there.
     """
     options: dict[str, Any] = {"language": language, "prune": prune, "dry_run": dry_run, "atomic": atomic}
     _run(lambda terminal: _ingest(terminal, directory, prefix, extension, options), as_json, debug)

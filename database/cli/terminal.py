@@ -181,6 +181,7 @@ _MARKDOWN = (
     (r"\{\s*[#.:*%][^{}\n…]*\}?", ""),  # attributes and inclusions, { #anchor }
     (r"!?\[([^\[\]]*)\]\([^()\s]*\)?", r"\1"),  # links and pictures
     (r"\]\([^()\s]*\)?", ""),  # their ends, where the snippet begins inside
+    (r"\|[-:| ]+\|", " "),  # the line below the head of a table
     (r"</?(?!mark>)[a-zA-Z][^<>\n]*>", " "),
     (r"^\s*(?:#+|[-*+>]|/{3,}.*|\|)\s+", ""),
     (r"`{3,}\S*|`|\*|\\$|(?<=\s)\|(?=\s)", ""),
