@@ -34,6 +34,7 @@ from .connect_db import (
     ping_postgres,
     register_init_callback,
     run_in_transaction,
+    unregister_init_callback,
 )
 from .document import (
     delete_document,
@@ -117,6 +118,7 @@ __all__ = [
     "save_chat_history",
     "search_chat_history",
     "search_documents",
+    "unregister_init_callback",
     "update_document_content",
     "upsert_document",
 ]
