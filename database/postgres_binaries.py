@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from .exceptions import DatabaseNotAvailableError
 from .postgres_account import Account, can_reach, make_open_directory, run
+from .postgres_directory import default_root
 from .postmaster import lock, unlock
 from .settings import get_settings
 
@@ -112,9 +113,9 @@ def _ask_version(directory: Path, changed: int) -> Binaries | None:
     return Binaries(directory, match[1], int(match[2])) if match and answer.returncode == 0 else None
 
 
-def make_usable(binaries: Binaries, account: Account, cache: Path) -> Binaries:
+def make_usable(binaries: Binaries, account: Account) -> Binaries:
     """
-    *binaries* themselves if *account* can run them, else a copy of them under *cache*, made once.
+    *binaries* themselves if *account* can run them, else a copy of them under `default_root()`, made once.
 
     A virtual environment under /root is out of reach for every other account. initdb builds shell commands from its
     own path, so one with a quote or a dollar sign is copied as well.
@@ -122,6 +123,7 @@ def make_usable(binaries: Binaries, account: Account, cache: Path) -> Binaries:
     fits = not re.search(r'["$`\\]', str(binaries.directory))
     if fits and can_reach(account, binaries.directory / "postgres"):
         return binaries
+    cache = default_root()
     copy = cache / f"postgresql-{binaries.version}-{_fingerprint(binaries.directory)}"
     prefix = binaries.directory.parent
     copied = Path(prefix.parent.name or "root", prefix.name, binaries.directory.name)

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from .exceptions import DatabaseNotAvailableError
@@ -25,22 +24,21 @@ log_line_prefix = '%m [%p] '
 
 
 def major_of(data: Path) -> int | None:
-    """The PostgreSQL version that made *data*; None where there is no data yet."""
+    """
+    The PostgreSQL version that made *data*; None where there is nothing yet.
+
+    Raises `DatabaseNotAvailableError` for a directory that holds something else.
+    """
     try:
+        if not data.exists() or not any(data.iterdir()):
+            return None
         return int((data / "PG_VERSION").read_text())
-    except FileNotFoundError:
-        with suppress(FileNotFoundError):
-            data.rmdir()  # empty: as good as none
-        return None
     except (OSError, ValueError) as exc:
-        raise _no_data_directory(data, exc) from exc
-
-
-def _no_data_directory(data: Path, exc: Exception) -> DatabaseNotAvailableError:
-    return DatabaseNotAvailableError(
-        f"{data} is not a PostgreSQL data directory ({exc}): move it away, or set DB_EMBEDDED_DIR to another directory",
-        original_error=exc,
-    )
+        raise DatabaseNotAvailableError(
+            f"{data} is not a PostgreSQL data directory ({exc}): "
+            "move it away, or set DB_EMBEDDED_DIR to another directory",
+            original_error=exc,
+        ) from exc
 
 
 def make_data(directory: Path, account: Account, programs: Path, major: int, server_lock: int) -> None:

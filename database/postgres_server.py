@@ -16,7 +16,7 @@ from .exceptions import DatabaseNotAvailableError
 from .postgres_account import Account, check_private_directory, launch, make_private_directory
 from .postgres_binaries import find_binaries, make_usable
 from .postgres_data import major_of, make_data, way_out
-from .postgres_directory import PORT, as_seen_by, choose_socket_directory, default_root
+from .postgres_directory import PORT, as_seen_by, choose_socket_directory
 from .postmaster import (
     Postmaster,
     close_lock,
@@ -150,9 +150,9 @@ def _failure(directory: Path, what: str, said: str) -> DatabaseNotAvailableError
 def _start_postmaster(directory: Path, account: Account, server_lock: int) -> int:
     """Launch a postmaster that inherits *server_lock*, which is held; the length of the log before its first line."""
     data = directory / "data"
-    binaries = find_binaries(major_of(data))
-    binaries = make_usable(binaries, account, default_root())
-    if not data.exists():
+    major = major_of(data)
+    binaries = make_usable(find_binaries(major), account)
+    if major is None:
         make_data(directory, account, binaries.directory, binaries.major, server_lock)
     if (owner := data.stat().st_uid) != account.uid:
         raise DatabaseNotAvailableError(
@@ -161,8 +161,8 @@ def _start_postmaster(directory: Path, account: Account, server_lock: int) -> in
         )
     socket_directory = choose_socket_directory(directory, account)
     make_private_directory(socket_directory, account)
-    _mend_pid_file(data / "postmaster.pid", directory)
-    _mend_pid_file(socket_directory / f".s.PGSQL.{PORT}.lock", directory)
+    _mend_pid_file(data / "postmaster.pid")
+    _mend_pid_file(socket_directory / f".s.PGSQL.{PORT}.lock")
     quoted = str(socket_directory).replace('"', '""')
     settings = {
         "listen_addresses": "",
@@ -197,7 +197,7 @@ def _open_log(directory: Path) -> tuple[int, int]:
     return fd, os.fstat(fd).st_size
 
 
-def _mend_pid_file(path: Path, directory: Path) -> None:
+def _mend_pid_file(path: Path) -> None:
     """
     Take from a pid file what keeps PostgreSQL from starting: a pid that another process has by now, torn content.
 

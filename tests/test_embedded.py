@@ -30,7 +30,7 @@ from database import embedded, postgres_binaries, postgres_data, postgres_direct
 from database.exceptions import DatabaseNotAvailableError
 from database.postgres_account import Account, choose_account, make_private_directory
 from database.postgres_binaries import find_binaries, make_usable
-from database.postmaster import find_postmaster, find_server_processes, is_server_process, send_signal
+from database.postmaster import find_postmaster, find_server_processes, is_server_process, send_signal, stop_postmaster
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the embedded server needs Linux or macOS")
 
@@ -113,13 +113,20 @@ class User:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A short, private place whose servers are killed in the end; where root runs the tests, others may pass it."""
-    path = Path(tempfile.mkdtemp(prefix="emb-")).resolve()
+    """
+    A short, private place whose servers are stopped in the end; where root runs the tests, others may pass it.
+
+    In memory where there is room: none of the promises is about the disk, and most of the time goes into flushing.
+    """
+    memory = Path("/dev/shm")
+    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 1024**3
+    path = Path(tempfile.mkdtemp(prefix="emb-", dir=memory if roomy else None)).resolve()
     path.chmod(0o711)
     yield path
     servers = [data.parent for data in path.glob("**/data") if data.is_dir()]
     for directory in servers:
         embedded._leave(directory)
+        stop_postmaster(directory)
         for pid in find_server_processes(directory):
             send_signal(pid, directory, signal.SIGKILL)
         wait_until_stopped(directory)
@@ -758,7 +765,13 @@ async def test_a_directory_that_cannot_be_made_is_named(place: Path) -> None:
 
 async def test_what_is_no_data_directory_is_left_alone(place: Path) -> None:
     """Somebody's files under the name `data` are not overwritten."""
+    (place / "empty" / "data").mkdir(parents=True)  # which is as good as none
     (place / "server" / "data").mkdir(parents=True)
+    assert await ask(await embedded.start(place / "empty"), "SELECT 1") == 1
+    await embedded.stop(place / "empty")
+    (place / "server" / "data" / "letter").touch()
+    with pytest.raises(DatabaseNotAvailableError, match=r"is not a PostgreSQL data directory"):
+        await embedded.start(place / "server")
     (place / "server" / "data" / "PG_VERSION").write_text("many")
     with pytest.raises(DatabaseNotAvailableError, match=r"is not a PostgreSQL data directory"):
         await embedded.start(place / "server")
@@ -911,7 +924,7 @@ async def test_root_s_programs_may_lie_where_no_other_account_can_go(
         shutil.copytree(libraries, site / libraries.name)
     (place / "closed").chmod(0o700)
     monkeypatch.setenv("DB_POSTGRES_BIN", str(site / package.name / "pginstall" / "bin"))
-    monkeypatch.setattr(postgres_server, "default_root", lambda: place / "cache")
+    monkeypatch.setattr(postgres_binaries, "default_root", lambda: place / "cache")
     directory = place / "server"
     for _ in range(2):
         assert await ask(await embedded.start(directory), "SELECT 1") == 1
@@ -919,7 +932,7 @@ async def test_root_s_programs_may_lie_where_no_other_account_can_go(
     copies = list((place / "cache").glob("postgresql-*"))
     assert len(copies) == 1 and stat.S_IMODE((place / "closed").stat().st_mode) == 0o700
     account = Account(65534, 65534)
-    assert make_usable(find_binaries(), account, place / "cache").directory.is_relative_to(copies[0])
+    assert make_usable(find_binaries(), account).directory.is_relative_to(copies[0])
 
 
 @needs_root
