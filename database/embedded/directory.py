@@ -21,9 +21,9 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
-from .exceptions import DatabaseNotAvailableError
-from .postgres_account import Account, can_reach, make_open_directory, make_private_directory
-from .settings import get_settings
+from ..exceptions import DatabaseNotAvailableError
+from ..settings import get_settings
+from .account import Account, can_reach, make_open_directory, make_private_directory
 
 PORT = 5432
 # sun_path holds 108 bytes on Linux and 104 elsewhere, with the closing NUL

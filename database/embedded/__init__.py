@@ -19,10 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .exceptions import DatabaseNotAvailableError
-from .postgres_account import Account, choose_account, launch
-from .postgres_directory import find_directory, make_directory, make_uri
-from .postgres_server import bring_up, log_size
+from ..exceptions import DatabaseNotAvailableError
+from .account import Account, choose_account, launch
+from .directory import find_directory, make_directory, make_uri
 from .postmaster import (
     close_lock,
     find_postmaster,
@@ -36,6 +35,7 @@ from .postmaster import (
     try_lock,
     unlock,
 )
+from .server import bring_up, log_size
 
 _log = logging.getLogger("database")
 _START_LOCK_LIMIT = 150.0  # seconds in which its holder must show progress; initdb may take 120
