@@ -24,8 +24,21 @@ T = TypeVar("T")
 Message = dict[str, Any]
 
 _DELETE_ROWS = 10_000
+_SEARCHED = 100_000  # characters; a tsvector holds 1 MB
 _HEADLINE = "StartSel=<mark>, StopSel=</mark>, MaxWords=25, MinWords=10"
 _COLUMNS = "id::text AS id, thread_id, user_id, question, answer, metadata::text AS metadata, created_at"
+
+
+def _confined(sql: str) -> dict[bool, str]:
+    """
+    Two texts of a statement, by whether it is confined to one user: `{user}` stands for the condition.
+
+    One text for both, with `$2 IS NULL OR`, would lose its index as soon as the server plans it without the values.
+    """
+    return {
+        True: sql.replace("{user}", "AND user_id = $2"),
+        False: sql.replace("{user}", "AND $2::bigint IS NULL"),
+    }
 
 
 async def init_chat_history_table(*, conn: Connection | None = None) -> None:
@@ -79,23 +92,21 @@ async def save_chat_history(
     return str(message_id)
 
 
-_RECENT = f"""
+_RECENT = _confined(f"""
     SELECT {_COLUMNS}
       FROM chat_history
-     WHERE thread_id = $1
-       AND ($2::bigint IS NULL OR user_id = $2)
+     WHERE thread_id = $1 {{user}}
      ORDER BY position DESC
      LIMIT $3 OFFSET $4
-"""
-_RECENT_AFTER = f"""
+""")
+_RECENT_AFTER = _confined(f"""
     SELECT {_COLUMNS}
       FROM chat_history
-     WHERE thread_id = $1
-       AND ($2::bigint IS NULL OR user_id = $2)
+     WHERE thread_id = $1 {{user}}
        AND position < (SELECT position FROM chat_history WHERE id = $5 AND thread_id = $1)
      ORDER BY position DESC
      LIMIT $3 OFFSET $4
-"""
+""")
 
 
 async def get_recent_chat_history(
@@ -111,27 +122,28 @@ async def get_recent_chat_history(
     A page of the messages of a thread, newest first; an empty list where there are none.
 
     *after* is the id of the last message of the page before: any page then costs what the first one costs, and new
-    messages do not shift it. An id that is not in the thread has nothing after it. Raises `ChatHistoryError` where
-    *limit* or *offset* is negative.
+    messages do not shift it. An id that is not in the thread (any more) has nothing after it. Raises
+    `ChatHistoryError` where *limit* or *offset* is negative.
     """
     _check_user(user_id)
     _check_page(limit, offset)
-    doing = f"read thread {thread_id!r}"
-    if after is None:
-        rows = await _read(conn, doing, lambda c: c.fetch(_RECENT, thread_id, user_id, limit, offset))
-        return [_message(row) for row in rows]
-    last = as_uuid(after)
-    if last is None:
-        return []
-    rows = await _read(conn, doing, lambda c: c.fetch(_RECENT_AFTER, thread_id, user_id, limit, offset, last))
+    arguments: list[Any] = [thread_id, user_id, limit, offset]
+    sql = _RECENT[user_id is not None]
+    if after is not None:
+        last = as_uuid(after)
+        if last is None:
+            return []
+        arguments.append(last)
+        sql = _RECENT_AFTER[user_id is not None]
+    rows = await _read(conn, f"read thread {thread_id!r}", lambda c: c.fetch(sql, *arguments))
     return [_message(row) for row in rows]
 
 
-_GET = f"""
+_GET = _confined(f"""
     SELECT {_COLUMNS}
       FROM chat_history
-     WHERE id = $1 AND ($2::bigint IS NULL OR user_id = $2)
-"""
+     WHERE id = $1 {{user}}
+""")
 
 
 async def get_chat_message_by_id(
@@ -142,14 +154,14 @@ async def get_chat_message_by_id(
     key = as_uuid(message_id)
     if key is None:
         return None
-    row = await _read(conn, "read a chat message", lambda c: c.fetchrow(_GET, key, user_id))
+    row = await _read(conn, "read a chat message", lambda c: c.fetchrow(_GET[user_id is not None], key, user_id))
     return None if row is None else _message(row)
 
 
-_DELETE = """
+_DELETE = _confined("""
     DELETE FROM chat_history
-     WHERE id = $1 AND ($2::bigint IS NULL OR user_id = $2)
-"""
+     WHERE id = $1 {user}
+""")
 
 
 async def delete_chat_message(message_id: str, *, user_id: int | None = None, conn: Connection | None = None) -> bool:
@@ -158,32 +170,38 @@ async def delete_chat_message(message_id: str, *, user_id: int | None = None, co
     key = as_uuid(message_id)
     if key is None:
         return False
-    return await _write(conn, "delete a chat message", lambda c: c.execute(_DELETE, key, user_id), False) == "DELETE 1"
+    sql = _DELETE[user_id is not None]
+    return await _write(conn, "delete a chat message", lambda c: c.execute(sql, key, user_id), False) == "DELETE 1"
 
 
-_DELETE_THREAD = """
+_DELETE_THREAD = _confined("""
     DELETE FROM chat_history
-     WHERE thread_id = $1 AND ($2::bigint IS NULL OR user_id = $2)
-"""
+     WHERE thread_id = $1 {user}
+""")
 
 
 async def delete_thread_history(thread_id: str, *, user_id: int | None = None, conn: Connection | None = None) -> int:
     """Delete all messages of a thread; how many there were."""
     _check_user(user_id)
-    status = await _write(
-        conn, f"delete thread {thread_id!r}", lambda c: c.execute(_DELETE_THREAD, thread_id, user_id), False
-    )
+    sql = _DELETE_THREAD[user_id is not None]
+    status = await _write(conn, f"delete thread {thread_id!r}", lambda c: c.execute(sql, thread_id, user_id), False)
     return _count(status)
 
 
-_DELETE_BEFORE = """
+# In the order of the key: two clean-ups at once would deadlock.
+_DELETE_BEFORE = _confined("""
     DELETE FROM chat_history
      WHERE (id, thread_id) IN (
                SELECT id, thread_id
                  FROM chat_history
-                WHERE created_at < $1 AND ($2::bigint IS NULL OR user_id = $2)
-                LIMIT $3)
-"""
+                WHERE created_at < $1 {user}
+                ORDER BY id, thread_id
+                LIMIT $3
+                  FOR UPDATE)
+""")
+_ANY_BEFORE = _confined("""
+    SELECT EXISTS (SELECT FROM chat_history WHERE created_at < $1 {user})
+""")
 
 
 async def delete_chat_history_before(
@@ -196,35 +214,45 @@ async def delete_chat_history_before(
     holds no locks for long; one that was interrupted goes on when it is called again.
     """
     _check_user(user_id)
-    if time.tzinfo is None:
+    if getattr(time, "tzinfo", None) is None:
         raise ChatHistoryError("time must know its time zone, as datetime.now(UTC) does")
+    confined = user_id is not None
     deleted = 0
     while True:
         status = await _write(
             conn,
             "delete old chat messages",
-            lambda c: c.execute(_DELETE_BEFORE, time, user_id, _DELETE_ROWS),
+            lambda c: c.execute(_DELETE_BEFORE[confined], time, user_id, _DELETE_ROWS),
             False,
         )
         deleted += _count(status)
-        if _count(status) < _DELETE_ROWS:
+        # fewer than asked for may mean that somebody else deleted the others
+        if _count(status) < _DELETE_ROWS and not await _read(
+            conn, "look for old chat messages", lambda c: c.fetchval(_ANY_BEFORE[confined], time, user_id)
+        ):
             return deleted
 
 
 _THREADS = """
-    SELECT thread_id, first.question AS first_question, last.created_at AS last_at, threads.count
+    SELECT thread_id,
+           (SELECT question FROM chat_history AS m WHERE m.thread_id = threads.thread_id AND m.position = first)
+               AS first_question,
+           last_message.created_at AS last_at,
+           last_message.id::text AS last_id,
+           count
       FROM (SELECT thread_id, min(position) AS first, max(position) AS last, count(*) AS count
               FROM chat_history
              WHERE user_id = $1
              GROUP BY thread_id
-            HAVING $2::text IS NULL
-                OR max(position) < (SELECT max(position) FROM chat_history WHERE user_id = $1 AND thread_id = $2)
+            HAVING $2::uuid IS NULL
+                OR max(position) < (SELECT position FROM chat_history WHERE id = $2 AND user_id = $1)
              ORDER BY max(position) DESC
              LIMIT $3) AS threads
-      JOIN chat_history AS first USING (thread_id)
-      JOIN chat_history AS last USING (thread_id)
-     WHERE first.position = threads.first AND last.position = threads.last
-     ORDER BY threads.last DESC
+     CROSS JOIN LATERAL (
+               SELECT id, created_at
+                 FROM chat_history AS m
+                WHERE m.thread_id = threads.thread_id AND m.position = last) AS last_message
+     ORDER BY last DESC
 """
 
 
@@ -234,24 +262,29 @@ async def get_user_threads(
     """
     The threads that a user has written in, the one with the latest message first; an empty list where there are none.
 
-    Each has `thread_id`, `first_question`, `last_at` (time of the latest message) and `count` (messages), all of that
-    user's messages alone. *after* is the thread_id of the last one of the page before.
+    Each has `thread_id`, `first_question`, `last_at` and `last_id` (time and id of the latest message) and `count`
+    (messages), all of that user's messages alone. *after* is the `last_id` of the last thread of the page before;
+    nothing is after one that is not there (any more).
     """
     _check_user(user_id)
     _check_page(limit, 0)
-    rows = await _read(conn, "list threads", lambda c: c.fetch(_THREADS, user_id, after, limit))
+    last = None if after is None else as_uuid(after)
+    if after is not None and last is None:
+        return []
+    rows = await _read(conn, "list threads", lambda c: c.fetch(_THREADS, user_id, last, limit))
     return [dict(row) for row in rows]
 
 
 @cache
-def _search(configuration: str) -> str:
+def _search(configuration: str, by_user: bool, by_thread: bool) -> str:
     """
     The search in the language of *configuration*, which stands in the SQL so that an index on the expression fits.
 
     No such index is made by default: it would slow every save down for a search that mostly looks through one user's
     messages. docs/chat_history.md says how to make it.
     """
-    words = f"to_tsvector('{configuration}', question || ' ' || answer)"
+    text = f"left(question || ' ' || answer, {_SEARCHED})"
+    words = f"to_tsvector('{configuration}', {text})"
     return f"""
     WITH asked AS (
         SELECT CASE WHEN numnode(required) > 0 THEN required ELSE words END && excluded AS query,
@@ -265,13 +298,13 @@ def _search(configuration: str) -> str:
         SELECT chat_history.*, wanted, ts_rank({words}, wanted, 1)::float8 AS rank
           FROM asked
           JOIN chat_history ON {words} @@ query
-         WHERE ($4::bigint IS NULL OR user_id = $4)
-           AND ($5::text IS NULL OR thread_id = $5)
+         WHERE {"user_id = $4" if by_user else "$4::bigint IS NULL"}
+           AND {"thread_id = $5" if by_thread else "$5::text IS NULL"}
          ORDER BY rank DESC, position DESC
          LIMIT $6
     )
     SELECT {_COLUMNS}, rank,
-           ts_headline('{configuration}', question || ' ' || answer, wanted, '{_HEADLINE}') AS snippet
+           ts_headline('{configuration}', {text}, wanted, '{_HEADLINE}') AS snippet
       FROM best
      ORDER BY rank DESC, position DESC
     """
@@ -301,7 +334,8 @@ async def search_chat_history(
         raise ChatHistoryError("language= is a name such as 'german' or an ISO 639-1 code such as 'de'")
     if not (query.words or query.required):
         return []
-    sql, arguments = _search(configuration), (*query, user_id, thread_id, limit)
+    sql = _search(configuration, user_id is not None, thread_id is not None)
+    arguments = (*query, user_id, thread_id, limit)
     rows = await _read(conn, "search the chat history", lambda c: c.fetch(sql, *arguments))
     return [_message(row) for row in rows]
 
@@ -364,6 +398,8 @@ def _check_user(user_id: object) -> None:
         raise ChatHistoryError("user_id is an integer of at most 64 bits")
 
 
-def _check_page(limit: int, offset: int) -> None:
+def _check_page(limit: object, offset: object) -> None:
+    if not isinstance(limit, int) or not isinstance(offset, int):
+        raise ChatHistoryError("limit and offset are of type int")
     if not 0 <= limit < 2**63 or not 0 <= offset < 2**63:
         raise ChatHistoryError("limit and offset are not negative")

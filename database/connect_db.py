@@ -15,7 +15,16 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from .exceptions import DatabaseError, Failure, classify, raised_by_driver, translate, translated
+from .exceptions import (
+    DatabaseError,
+    DatabaseNotAvailableError,
+    Failure,
+    PoolTimeoutError,
+    classify,
+    raised_by_driver,
+    translate,
+    translated,
+)
 from .health import health_check, health_report, ping_postgres
 from .pool import Connection, Pool, Record, backoff
 from .registry import (
@@ -89,7 +98,10 @@ async def perform(
     the answer was lost, `OutcomeUnknownError`.
     """
     if conn is not None:
-        with translated(conn.is_closed, kind, doing, changes=changes, inside=conn.is_in_transaction()):
+        if conn.is_closed():
+            raise DatabaseNotAvailableError(f"cannot {doing}: the connection given as conn= is closed", retryable=True)
+        inside = conn.is_in_transaction()
+        with translated(conn.is_closed, kind, doing, changes=changes, inside=lambda: inside):
             return await work(conn)
     pool = await get_connection_pool()
     loop = asyncio.get_running_loop()
@@ -102,13 +114,14 @@ async def perform(
         except Exception as exc:
             closed = connection.is_closed()
             pool.give_back(connection, clean=isinstance(exc, asyncpg.PostgresError))
-            if not isinstance(exc, DatabaseError) and not raised_by_driver(exc):
+            if isinstance(exc, DatabaseError) or not raised_by_driver(exc):
                 raise
             failure = classify(exc, closed=closed)
             # at once the first time: an idle connection whose server was restarted is replaced by a good one
             delay = 0.0 if attempt == 0 else backoff(attempt)
-            again = failure in (Failure.NEVER_SENT, Failure.UNDONE) or (failure is Failure.UNKNOWN and repeatable)
-            again = again and not isinstance(exc, TimeoutError)  # DB_COMMAND_TIMEOUT is for all of the call
+            # what took longer than DB_COMMAND_TIMEOUT once would do so again, on top of what still runs
+            unknown = failure is Failure.UNKNOWN and repeatable and not isinstance(exc, TimeoutError)
+            again = failure in (Failure.NEVER_SENT, Failure.UNDONE) or unknown
             if not again or loop.time() + delay >= deadline:
                 raise translate(exc, kind, doing, changes=changes, closed=closed) from exc
             log.debug("again, attempt %d: %s", attempt + 1, doing)
@@ -146,7 +159,7 @@ async def execute_with_retry(
         except DatabaseError as exc:
             if exc.sqlstate == "25001":  # active_sql_transaction: it refuses to run inside one
                 break
-            if not exc.retryable or attempt >= max_retries:
+            if not exc.retryable or isinstance(exc, PoolTimeoutError) or attempt >= max_retries:
                 raise
             log.info("a statement is run again, %d of %d: %s", attempt + 1, max_retries, exc)
         await asyncio.sleep(backoff(attempt, retry_delay, 60.0))

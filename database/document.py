@@ -26,6 +26,7 @@ Document = dict[str, Any]
 MAX_CODE = 2_000  # bytes of UTF-8; an index entry holds 2,704 bytes with the id
 MAX_CONTENT = 64 * 2**20  # bytes of UTF-8; PostgreSQL's own limit for everything in one row is 1 GB
 _DEFAULT_LANGUAGE = "english"
+_UPSERT_ATTEMPTS = 10
 _ITER_ROWS, _ITER_BYTES = 256, 4 * 2**20
 _COLUMNS = """
     id::text AS id, name, code, content, metadata::text AS metadata, language, source, created_at, updated_at
@@ -42,17 +43,16 @@ async def init_document_table(*, conn: Connection | None = None) -> None:
     await apply_migration("0001", conn=conn)
 
 
-# A repetition of an insert whose answer was lost finds its own row, by its id, in the second half.
 _INSERT = f"""
-    WITH written AS (
-        INSERT INTO document (id, code, name, content, metadata, language)
-        VALUES ($1, $2, $3, $4, $5::text::jsonb, $6)
-        ON CONFLICT (code) DO NOTHING
-        RETURNING *
-    )
-    SELECT {_COLUMNS_WITHOUT_CONTENT} FROM written
-    UNION ALL
-    SELECT {_COLUMNS_WITHOUT_CONTENT} FROM document WHERE code = $2 AND id = $1
+    INSERT INTO document (id, code, name, content, metadata, language)
+    VALUES ($1, $2, $3, $4, $5::text::jsonb, $6)
+    ON CONFLICT (code) DO NOTHING
+    RETURNING {_COLUMNS_WITHOUT_CONTENT}
+"""
+_GET_OWN = f"""
+    SELECT {_COLUMNS_WITHOUT_CONTENT}
+      FROM document
+     WHERE id = $1 AND code = $2
 """
 
 
@@ -74,7 +74,13 @@ async def insert_document(
     """
     _check_text(code, name, content)
     arguments = (uuid7(), code, name, content, _encode_metadata(code, metadata or {}), _configuration(code, language))
-    row = await _write(conn, f"store {_named(code)}", lambda c: c.fetchrow(_INSERT, *arguments))
+
+    async def store(c: Connection) -> Record | None:
+        # a repetition, whose first attempt was done although its answer was lost, finds its own row; in a statement of
+        # its own, because it may have had to wait for that attempt to be committed
+        return await c.fetchrow(_INSERT, *arguments) or await c.fetchrow(_GET_OWN, arguments[0], code)
+
+    row = await _write(conn, f"store {_named(code)}", store)
     if row is None:
         raise DocumentError(
             f"cannot store {_named(code)}: there is one under this code already; upsert_document() replaces it",
@@ -90,7 +96,7 @@ def _upsert(keep: frozenset[str]) -> str:
 
     Rows that change nothing are left out before the insert, so that no index entries are made for nothing; the WHERE of
     the conflict is for what a concurrent transaction has done since. Sorted by code: upserts in different orders would
-    deadlock. No status: a concurrent transaction has just stored the same, so ask again.
+    deadlock. What is missing in the result was changed by a concurrent transaction meanwhile: ask again.
     """
     compared = [column for column in ("name", "metadata", "language", "source") if column not in keep]
     set_columns = ", ".join(f"{column} = excluded.{column}" for column in [*compared, "content", "updated_at"])
@@ -120,9 +126,11 @@ def _upsert(keep: frozenset[str]) -> str:
             SELECT id, name, code, metadata, language, source, created_at, updated_at, true AS written
               FROM written
             UNION ALL
-            SELECT id, name, code, metadata, language, source, created_at, updated_at, false
+            SELECT document.id, document.name, document.code, document.metadata, document.language, document.source,
+                   document.created_at, document.updated_at, false
               FROM document
-             WHERE code = ANY($2) AND code NOT IN (SELECT code FROM written)
+              JOIN changed USING (code)
+             WHERE code NOT IN (SELECT code FROM written) AND ({stored}) IS NOT DISTINCT FROM ({new})
         )
         SELECT {_COLUMNS_WITHOUT_CONTENT},
                CASE WHEN id = ANY($1) THEN 'inserted' WHEN written THEN 'updated' ELSE 'unchanged' END AS status
@@ -142,7 +150,8 @@ async def upsert_document(
     """
     Store a document, or replace what is under its code; the document and its `status`.
 
-    `status` is "inserted", "updated" or "unchanged"; unchanged, nothing was written. *metadata* and *language* that are
+    `status` is "inserted", "updated" or "unchanged"; unchanged, nothing was written (or the answer to the update was
+    lost, and its repetition found it done). *metadata* and *language* that are
     not given stay as they are. Raises as `insert_document`.
     """
     document = {"name": name, "code": code, "content": content, "metadata": metadata, "language": language}
@@ -180,13 +189,14 @@ async def _upsert_all(
         metadata = _encode_metadata(code, document.get("metadata") or {})
         language = _configuration(code, document.get("language"))
         given.append((uuid7(), code, document["name"], document["content"], metadata, language, document.get("source")))
-    columns = [list(column) for column in zip(*given, strict=True)]
-    codes = [document["code"] for document in documents]
     found: dict[str, Record] = {}
-    while len(found) < len(codes):
-        rows = await _write(conn, doing, lambda c: c.fetch(_upsert(keep), *columns))
-        found = {row["code"]: row for row in rows}
-    return [found[code] for code in codes]
+    for _ in range(_UPSERT_ATTEMPTS):
+        columns = [list(column) for column in zip(*(row for row in given if row[1] not in found), strict=True)]
+        rows = await _write(conn, doing, lambda c: c.fetch(_upsert(keep), *columns))  # noqa: B023 (awaited at once)
+        found |= {row["code"]: row for row in rows}
+        if len(found) == len(given):
+            return [found[row[1]] for row in given]
+    raise DocumentError(f"cannot {doing}: the server neither stores nor shows it (a trigger, a row policy?)")
 
 
 _GET = f"""
@@ -211,23 +221,25 @@ _GET_MANY = f"""
 
 async def get_documents_by_codes(codes: Sequence[str], *, conn: Connection | None = None) -> list[Document]:
     """The documents under *codes*, in that order; codes that nothing is under are left out."""
+    _check_codes(codes)
     rows = await _read(conn, f"read {len(codes)} documents", lambda c: c.fetch(_GET_MANY, list(codes)))
     found = {row["code"]: row for row in rows}
     return [_document(found[code]) for code in codes if code in found]
 
 
-# Newest first: ids are made in the order of time. (id, code) because that is the primary key.
+# Newest first: ids are made in the order of time. (id, code) because that is the primary key; with the table's name,
+# because the bare one would mean the text among the columns, which no index is sorted by.
 _LIST = """
     SELECT {columns}
       FROM document
-     ORDER BY id DESC, code DESC
+     ORDER BY document.id DESC, document.code DESC
      LIMIT $1 OFFSET $2
 """
 _LIST_AFTER = """
     SELECT {columns}
       FROM document
      WHERE id < $3
-     ORDER BY id DESC, code DESC
+     ORDER BY document.id DESC, document.code DESC
      LIMIT $1 OFFSET $2
 """
 
@@ -443,6 +455,7 @@ _DELETE_MANY = """
 
 async def delete_documents(codes: Sequence[str], *, conn: Connection | None = None) -> int:
     """Delete the documents under *codes*, all in one statement; how many there were."""
+    _check_codes(codes)
     doing = f"delete {len(codes)} documents"
     status = await _write(conn, doing, lambda c: c.execute(_DELETE_MANY, list(codes)), repeatable=False)
     return int(status.rpartition(" ")[2])
@@ -551,6 +564,11 @@ def _check_text(code: str, name: str, content: str) -> None:
         raise DocumentError(f"cannot store {_named(code)}: it has more than {MAX_CONTENT // 2**20} MiB; split it")
 
 
+def _check_codes(codes: Sequence[str]) -> None:
+    if isinstance(codes, str):  # a sequence of characters, each of which may be a code
+        raise DocumentError("codes is a list of codes, not a str")
+
+
 def _encode_metadata(code: str, metadata: Mapping[str, Any]) -> str:
     if not isinstance(metadata, Mapping):
         raise DocumentError(f"the metadata of {_named(code)} is a dict, not {type(metadata).__name__}")
@@ -573,7 +591,9 @@ def _configuration(code: str, language: str | None) -> str:
     return configuration
 
 
-def _check_page(limit: int, offset: int) -> None:
+def _check_page(limit: object, offset: object) -> None:
+    if not isinstance(limit, int) or not isinstance(offset, int):
+        raise DocumentError("limit and offset are of type int")
     if limit < 0 or offset < 0:
         raise DocumentError("limit and offset must not be negative")
     if max(limit, offset) >= 2**63:

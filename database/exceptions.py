@@ -110,6 +110,12 @@ _UNDONE = frozenset(
         "55006",  # object_in_use
     }
 )
+_NEVER_SENT_WHILE_CONNECTING = frozenset(
+    {
+        "08P01",  # PgBouncer: cannot reach the server at the moment
+        "55000",  # object_not_in_prerequisite_state: the database takes no connections at the moment
+    }
+)
 _NEVER_SENT = frozenset(
     {
         "53300",  # too_many_connections
@@ -151,12 +157,14 @@ def classify(exc: BaseException, *, connecting: bool = False, closed: bool = Tru
         if exc.retryable:
             return Failure.UNDONE
         return Failure.UNKNOWN if isinstance(exc, OutcomeUnknownError) else Failure.PERMANENT
+    if isinstance(exc, asyncpg.InvalidCachedStatementError):
+        return Failure.UNDONE  # the schema has changed; nothing was executed, and asyncpg has dropped its statements
     if isinstance(exc, asyncpg.DataError | ValueError | TypeError | ssl.SSLError | PermissionError):
         return Failure.PERMANENT
     if connecting and type(exc) is ConnectionError:  # asyncpg: the server rejected TLS
         return Failure.PERMANENT
     state = sqlstate_of(exc)
-    if state in _NEVER_SENT:
+    if state in _NEVER_SENT or (connecting and state in _NEVER_SENT_WHILE_CONNECTING):
         return Failure.NEVER_SENT
     lost = isinstance(exc, _CONNECTION_LOST) or (isinstance(exc, asyncpg.InterfaceError) and closed)
     if state in _UNKNOWN or (state is None and lost):
@@ -182,11 +190,12 @@ def raised_by_driver(exc: BaseException) -> bool:
 
 
 # What went wrong, in words that hold nothing of the row. {table}, {column} and {constraint} come from the error's own
-# fields. The texts of class 42 (syntax, unknown names, permissions) speak of SQL and are repeated as they are.
+# fields.
 _REASONS = {
     "08000": "the connection was lost",
     "08003": "the connection was lost",
     "08006": "the connection was lost",
+    "0A000": "PostgreSQL does not support it, or a table was changed meanwhile",
     "08P01": "the server could not understand the message (does the SQL hold a NUL character?)",
     "21000": "a subquery returned more than one row",
     "22000": "a value has a type or a character that its PostgreSQL type cannot take (a lone surrogate?)",
@@ -222,17 +231,21 @@ _REASONS = {
 }  # fmt: skip
 
 
+# Of class 42 (syntax, unknown names, privileges), the server's text is repeated where it speaks of the SQL (then it has
+# a position in it) or of a name; to_tsquery($1) and $1::regclass complain of a parameter with the same codes.
+_SPEAKS_OF_NAMES = frozenset({"42501", "42P04", "42P06", "42P07", "42710"})
+_MISSING_TABLE = "; the package's tables are made by init_document_table() and init_chat_history_table()"
+
+
 def reason(exc: BaseException) -> str:
     """Why *exc* happened, in words without data."""
     if isinstance(exc, DatabaseError):
         return str(exc)
     state = sqlstate_of(exc)
     if state is not None:
-        if state == "42P01":
-            words = str(exc).splitlines()[0]
-            return f"{words}; the package's tables are made by init_document_table() and init_chat_history_table()"
-        if state.startswith("42") and isinstance(exc, asyncpg.PostgresError):
-            return str(exc).splitlines()[0]
+        if state.startswith("42") and (getattr(exc, "position", None) or state in _SPEAKS_OF_NAMES):
+            words = str(exc).partition("\n")[0]
+            return words + _MISSING_TABLE if state == "42P01" else words
         words = _REASONS.get(state, f"PostgreSQL refused it ({type(exc).__name__})")
         fields = {name: getattr(exc, f"{name}_name", None) or "?" for name in ("table", "column", "constraint")}
         return f"{words.format_map(fields)} [{state}]"
@@ -276,12 +289,21 @@ def translate(
 
 @contextmanager
 def translated(
-    is_closed: Callable[[], bool], kind: type[DatabaseError], doing: str, *, changes: bool = True, inside: bool = False
+    is_closed: Callable[[], bool],
+    kind: type[DatabaseError],
+    doing: str,
+    *,
+    changes: bool = True,
+    inside: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
-    """Raise what the driver raises in the block as *kind*; what is not the driver's passes untouched."""
+    """
+    Raise what the driver raises in the block as *kind*; what is not the driver's passes untouched.
+
+    *inside* and *is_closed* are asked when the error arrives.
+    """
     try:
         yield
     except Exception as exc:
         if isinstance(exc, DatabaseError) or not raised_by_driver(exc):
             raise
-        raise translate(exc, kind, doing, changes=changes, closed=is_closed(), inside=inside) from exc
+        raise translate(exc, kind, doing, changes=changes, closed=is_closed(), inside=inside()) from exc

@@ -12,12 +12,16 @@ import asyncio
 import logging
 import os
 import random
+import re
 import socket
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -47,6 +51,8 @@ _MAINTENANCE_SECONDS = 5.0
 _COUNTERS = ("requests", "waits", "wait_seconds", "timeouts", "connects")
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.2
 
+_COMMIT = re.compile(r"(?:\s+|--[^\n]*\n|/\*.*?\*/)*(?:COMMIT|END)\b", re.IGNORECASE | re.DOTALL)
+
 # RESET ALL alone leaves roles, temporary tables and sequence caches to the next user. DISCARD ALL would also throw away
 # the prepared statements that asyncpg believes in.
 _RESET_QUERY = """
@@ -66,7 +72,8 @@ def backoff(attempt: int, first: float = _FIRST_DELAY, longest: float = _LONGEST
 
     After "Exponential Backoff And Jitter" (Marc Brooker, AWS Architecture Blog, 2015).
     """
-    return random.uniform(first / 2, min(longest, first * 2**attempt))  # noqa: S311 (spreads load, guards nothing)
+    ceiling = min(longest, first * 2 ** min(attempt, 30))
+    return random.uniform(first / 2, ceiling)  # noqa: S311 (spreads load, guards nothing)
 
 
 if TYPE_CHECKING:
@@ -90,8 +97,10 @@ class PooledConnection(_AsyncpgConnection):
         That is its answer where a statement of the transaction failed and the error was swallowed.
         """
         status = await super().execute(query, *args, timeout=timeout)
-        if status == "ROLLBACK" and query.lstrip()[:6].upper() in ("COMMIT", "END", "END;"):
+        if status == "ROLLBACK" and _COMMIT.match(query):
             raise asyncpg.InFailedSQLTransactionError("current transaction is aborted, COMMIT became ROLLBACK")
+        if status in ("DISCARD ALL", "DEALLOCATE ALL"):
+            self._drop_local_statement_cache()  # type: ignore[attr-defined]  # left out of the stubs
         return status
 
     def get_reset_query(self) -> str:
@@ -169,6 +178,9 @@ class Pool:
         connection = proxy._con  # type: ignore[attr-defined]  # left out of the stubs, as are the others below
         if connection is None:
             return
+        if self._closing and connection not in self._busy:  # cut off by terminate()
+            proxy._detach()  # type: ignore[attr-defined]
+            return
         if not isinstance(connection, PooledConnection) or connection not in self._busy:
             raise ConnectionPoolError("this connection is not one of this pool")
         try:
@@ -221,8 +233,9 @@ class Pool:
             return
         self._waiters.remove(waiter)
         self._counters["timeouts"] += 1
-        if self._connect_error is not None and len(self._busy) < self.settings.max_connections:
-            waiter.set_exception(self._not_available(self._connect_error, f"tried for {waited:.3g} s"))
+        if len(self._busy) + len(self._resetting) < self.settings.max_connections:
+            error = self._connect_error or OSError("no answer yet")
+            waiter.set_exception(self._not_available(error, f"tried for {waited:.3g} s"))
             return
         waiter.set_exception(
             PoolTimeoutError(
@@ -312,10 +325,11 @@ class Pool:
         if self._connect_error is None:
             log.warning("cannot connect to %s: %s", self.redacted_url, reason(exc))
         self._connect_error = exc
-        if classify(exc, connecting=True) is Failure.PERMANENT:
+        permanent = classify(exc, connecting=True) is Failure.PERMANENT
+        if permanent and not (self._busy or self._resetting):  # else those that come back serve who waits
             self._refuse_waiters(lambda: self._not_available(exc))
         task = _current_task()
-        if self._waiters and self._connectors == {task}:
+        if self._waiters and not permanent and self._connectors == {task}:
             return True
         self._connectors.discard(task)  # now, so that the last of several that fail at once sees itself alone
         return False
@@ -341,8 +355,7 @@ class Pool:
                 command_timeout=settings.command_timeout,
                 server_settings=server_settings,
                 connection_class=PooledConnection,
-                # without a root certificate of its own, verify-full trusts what the system trusts
-                ssl=True if "sslmode=verify-full" in dsn and "sslrootcert=" not in dsn else None,
+                ssl=_tls_context(dsn),
             )
             try:
                 _keep_alive(connection)
@@ -393,14 +406,16 @@ class Pool:
     def _discard(self, connection: PooledConnection) -> None:
         """Close a connection that is in no set any more, in the background, and make room for a new one."""
         if not connection.is_closed():
-            self._spawn(_close(connection))
+            # also where the chore is cancelled before it has begun
+            self._spawn(_close(connection)).add_done_callback(lambda _: connection.terminate())
         if self._waiters:
             self._grow()
 
-    def _spawn(self, chore: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, chore: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(chore)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+        return task
 
     def expire_connections(self) -> None:
         """Replace every connection: idle ones now, the others when they come back."""
@@ -419,16 +434,17 @@ class Pool:
         self._refuse_waiters(self._closed_error)
         for task in self._connectors:
             task.cancel()
-        if self._busy:
-            self._drained = self._loop.create_future()
-            self._check_drained()
-            await asyncio.wait([self._drained], timeout=timeout)
-        self.expire_connections()
-        while self._chores or self._connectors:
-            _, late = await asyncio.wait([*self._chores, *self._connectors], timeout=_CLOSE_SECONDS)
-            if late:
-                break
-        self.terminate()
+        try:
+            if self._busy:
+                self._drained = self._drained or self._loop.create_future()
+                await asyncio.wait([self._drained], timeout=timeout)
+            self.expire_connections()
+            while self._chores or self._connectors:
+                _, late = await asyncio.wait([*self._chores, *self._connectors], timeout=_CLOSE_SECONDS)
+                if late:
+                    break
+        finally:
+            self.terminate()
 
     def terminate(self) -> None:
         """Cut every connection off, now."""
@@ -440,6 +456,9 @@ class Pool:
             task.cancel()
         self._idle.clear()
         self._busy.clear()
+        self._resetting.clear()
+        self._check_drained()
+        self._refuse_waiters(self._closed_error)
 
     def _check_drained(self) -> None:
         if self._drained is not None and not self._busy and not self._drained.done():
@@ -576,6 +595,19 @@ async def _close(connection: PooledConnection) -> None:
     except Exception as exc:
         log.debug("a connection did not close in time and was cut off: %s", reason(exc))
         connection.terminate()
+
+
+def _tls_context(dsn: str) -> ssl.SSLContext | None:
+    """For verify-full without a root certificate: what the system trusts. None: asyncpg knows what to do."""
+    query = dict(parse_qsl(urlsplit(dsn).query))
+    own_root = query.get("sslrootcert") or (Path.home() / ".postgresql" / "root.crt").is_file()
+    if query.get("sslmode") != "verify-full" or own_root:
+        return None
+    context = ssl.create_default_context()
+    certificate = query.get("sslcert") or os.environ.get("PGSSLCERT")
+    if certificate:
+        context.load_cert_chain(certificate, query.get("sslkey") or os.environ.get("PGSSLKEY"))
+    return context
 
 
 def _keep_alive(connection: PooledConnection) -> None:

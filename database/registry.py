@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -20,8 +19,8 @@ from .settings import Settings, get_settings
 
 InitCallback = Callable[[Pool], Awaitable[object]]
 
-# keyed weakly: a loop that ends without close_connection_pool() takes its pools with it
-_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Entry]] = weakref.WeakKeyDictionary()
+# a loop that ended without close_connection_pool() is thrown out when the next one asks for a pool
+_pools: dict[asyncio.AbstractEventLoop, dict[str, _Entry]] = {}
 _callbacks: dict[str, list[InitCallback]] = {}
 # the pool whose init callbacks run in this task: they use it before anybody else may
 _initializing: ContextVar[Pool | None] = ContextVar("_initializing", default=None)
@@ -44,8 +43,11 @@ class _Entry:
             await server_address(pool.settings)
             connection = await pool.borrow(asyncio.get_running_loop().time() + pool.settings.connection_timeout)
             pool.give_back(connection)
-            for callback in tuple(_callbacks.get(pool.name, ())):
-                await _run_callback(callback, pool)
+            callbacks = _callbacks.setdefault(pool.name, [])
+            done = 0
+            while done < len(callbacks):  # one that is registered meanwhile runs, too
+                await _run_callback(callbacks[done], pool)
+                done += 1
         except BaseException:
             _forget(self)
             pool.terminate()
@@ -70,6 +72,8 @@ async def get_connection_pool(name: str = "default") -> Pool:
     Opening makes the first connection and runs the init callbacks. Raises `DatabaseNotAvailableError` where no server
     can be reached within DB_CONNECTION_TIMEOUT, `ConnectionPoolError` where the settings are wrong.
     """
+    for loop in [loop for loop in _pools if loop.is_closed()]:
+        del _pools[loop]  # its connections are closed with the last reference to them
     entries = _pools.setdefault(asyncio.get_running_loop(), {})
     entry = entries.get(name)
     if entry is None or entry.pool.is_closing():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from .connect_db import Connection, get_db_transaction, perform
+from .connect_db import Connection, get_db_transaction, perform, run_in_transaction
 from .exceptions import DatabaseError, SchemaError, sqlstate_of
 
 log = logging.getLogger("database")
@@ -69,18 +69,24 @@ async def apply_migration(version: str, *, conn: Connection | None = None) -> bo
     migration = read_migration(version)
     if await _is_applied(migration, conn):
         return False
+
+    async def apply(c: Connection) -> bool:
+        await c.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        await c.execute(_CREATE_LOG)
+        if await _is_applied(migration, c):
+            return False
+        await c.execute(migration.up)
+        await c.execute(_RECORD, migration.version, migration.name, migration.checksum)
+        log.info("applying %s_%s.sql", migration.version, migration.name)
+        return True
+
     try:
+        if conn is None:
+            return await run_in_transaction(apply)
         async with get_db_transaction(conn=conn) as c:
-            await c.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-            await c.execute(_CREATE_LOG)
-            if await _is_applied(migration, c):
-                return False
-            await c.execute(migration.up)
-            await c.execute(_RECORD, migration.version, migration.name, migration.checksum)
+            return await apply(c)
     except DatabaseError as exc:
         raise _explained(exc, migration) from exc
-    log.info("applied %s_%s.sql", migration.version, migration.name)
-    return True
 
 
 async def _is_applied(migration: Migration, conn: Connection | None) -> bool:

@@ -43,7 +43,8 @@ def parse_search(text: str) -> SearchQuery:
     excluded: dict[str, None] = {}
     for piece in list(_PIECE.finditer(text))[:_MOST_WORDS]:
         phrase, word = piece["phrase"], piece["word"]
-        kept = (phrase if phrase is not None else word or "").strip().lstrip("-")[:_LONGEST_WORD]
+        # a word may be cut, a phrase with half a word in it would not be found any more
+        kept = (phrase if phrase is not None else (word or "")[:_LONGEST_WORD]).strip().lstrip("-")
         if not kept:
             continue
         if piece["minus"]:

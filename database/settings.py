@@ -142,6 +142,8 @@ class Settings(BaseSettings):
         query.setdefault("sslmode", self.sslmode or by_place)
         if self.sslrootcert:
             query.setdefault("sslrootcert", str(self.sslrootcert))
+        if query.get("sslrootcert") == "system":  # libpq's name for what is the default here
+            del query["sslrootcert"]
 
         netloc = hosts
         if user or password:
@@ -182,6 +184,8 @@ def _check_url(url: str) -> None:
         raise ValueError("it must begin with postgresql:// (also postgres:// and postgresql+asyncpg://)")
     try:
         parts = urlsplit("postgresql://" + rest)
+        if parts.fragment or "@" in parts.path:  # a password with # or / in it, which was cut in two
+            raise ValueError
         query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
         for host in parts.netloc.rpartition("@")[2].split(","):
             port = host.rpartition("]")[2].partition(":")[2]
@@ -248,6 +252,8 @@ def get_settings(name: str = "default") -> Settings:
         return settings.model_copy(update={"database_url": _read_url(name)})
     except ValidationError as exc:
         raise ConnectionPoolError(f"wrong settings: {_explain(exc)}", original_error=exc) from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConnectionPoolError(f"cannot read the file .env: {type(exc).__name__}", original_error=exc) from exc
 
 
 def _read_url(name: str) -> SecretStr:

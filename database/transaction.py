@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime
-from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
 import asyncpg
 
@@ -36,6 +36,11 @@ T = TypeVar("T")
 Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
 
 _ROLLBACK_SECONDS = 5.0
+_RUN_AGAIN = frozenset({
+    "40001",  # serialization_failure
+    "40P01",  # deadlock_detected
+    "0A000",  # a cached plan met a changed table; the next run has a new one
+})  # fmt: skip
 
 # An xid alone can lie: after a crash, the xid of a transaction whose WAL was lost is given out again. A crash also
 # resets the server's statistics, so the time of their last reset tells whether there was one in between.
@@ -66,18 +71,30 @@ async def get_db_transaction(
     """
     A connection in a transaction: committed at the end of the block, rolled back where an exception leaves it.
 
-    With *conn*, the block is a savepoint of the transaction that *conn* is in (a transaction, if it is in none). What
-    the driver raises in the block leaves it as `DatabaseError`. Where a statement failed and the error was swallowed
-    in the block, there is nothing to commit and leaving it raises. `OutcomeUnknownError` where the connection was lost
-    during COMMIT and the server cannot tell any more what became of it.
+    With *conn*, the block is a savepoint of the transaction that *conn* is in (a transaction, if it is in none). Do not
+    end the transaction by hand in the block. What the driver raises in it leaves it as `DatabaseError`. Where a
+    statement failed and the error was swallowed in the block, there is nothing to commit and leaving it raises.
+    `OutcomeUnknownError` where the connection was lost during COMMIT and the server cannot tell any more what became of
+    it. Raises `ValueError` where *isolation* is none of its four.
     """
-    if conn is not None:
+    if isolation is not None and isolation not in get_args(Isolation):
+        raise ValueError(f"isolation is one of {', '.join(get_args(Isolation))}, not {isolation!r}")
+    if conn is not None and conn.is_in_transaction():
         with _driver_errors(conn):
             async with conn.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable):
                 yield conn
         return
-    pool = await get_connection_pool(name)
-    connection, transaction = await _begin(pool, isolation, readonly, deferrable)
+    pool: Pool | None
+    if conn is None:
+        pool = await get_connection_pool(name)
+        connection, transaction = await _begin(pool, isolation, readonly, deferrable)
+    else:
+        # only the pool that made it knows the way to its server, to ask there what became of a COMMIT
+        holder = getattr(conn, "_holder", None)
+        pool = holder if isinstance(holder, Pool) else None
+        connection, transaction = conn, conn.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable)
+        with translated(conn.is_closed, DatabaseNotAvailableError, "begin a transaction", changes=False):
+            await transaction.start()
     try:
         with _driver_errors(connection):
             try:
@@ -88,7 +105,8 @@ async def get_db_transaction(
                 raise
             await _commit(pool, connection, transaction, note)
     finally:
-        await pool.release(connection)
+        if conn is None and pool is not None:
+            await pool.release(connection)
 
 
 async def run_in_transaction(
@@ -123,7 +141,8 @@ async def run_transaction(
                 return await fn(conn)
         except DatabaseError as exc:
             delay = backoff(attempt)
-            if not exc.retryable or loop.time() + delay >= deadline:
+            again = exc.sqlstate in _RUN_AGAIN or isinstance(exc, DatabaseNotAvailableError)
+            if not (exc.retryable and again) or loop.time() + delay >= deadline:
                 raise
             log.info("a transaction is run again: %s", exc)
         await asyncio.sleep(delay)
@@ -131,7 +150,15 @@ async def run_transaction(
 
 
 def _driver_errors(conn: Connection) -> AbstractContextManager[None]:
-    return translated(conn.is_closed, DatabaseError, "complete the transaction", inside=True)
+    return translated(conn.is_closed, DatabaseError, "complete the transaction", inside=lambda: _is_inside(conn))
+
+
+def _is_inside(conn: Connection) -> bool:
+    """False where somebody has ended the transaction by hand: then a lost connection does not undo it."""
+    try:
+        return conn.is_in_transaction()
+    except AttributeError:  # asyncpg has cut the line itself and has forgotten
+        return True
 
 
 async def _begin(pool: Pool, isolation: Isolation | None, readonly: bool, deferrable: bool) -> tuple[Any, Any]:
@@ -141,8 +168,8 @@ async def _begin(pool: Pool, isolation: Isolation | None, readonly: bool, deferr
     attempt = 0
     while True:
         connection = await pool.acquire(timeout=deadline - loop.time())
-        transaction = connection.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable)
         try:
+            transaction = connection.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable)
             await transaction.start()
             return connection, transaction
         except BaseException as exc:
@@ -178,7 +205,7 @@ async def _roll_back(connection: Connection, transaction: Any) -> None:
             raise
 
 
-async def _commit(pool: Pool, connection: Connection, transaction: Any, note: _Note | None) -> None:
+async def _commit(pool: Pool | None, connection: Connection, transaction: Any, note: _Note | None) -> None:
     try:
         await transaction.commit()
     except Exception as exc:
@@ -186,25 +213,25 @@ async def _commit(pool: Pool, connection: Connection, transaction: Any, note: _N
             raise
         connection.terminate()
         if note is None or note.xid is None:
-            return  # it has written nothing, so there is nothing that could be lost
+            return  # it has written nothing, so there is nothing that could be lost (but for a NOTIFY)
         await _resolve(pool, note, exc)
 
 
-async def _resolve(pool: Pool, note: _Note, lost: Exception) -> None:
+async def _resolve(pool: Pool | None, note: _Note, lost: Exception) -> None:
     """
     Return if the transaction of *note* was committed, raise a retryable error if it was not.
 
     See https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT (pg_xact_status).
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + pool.settings.connection_timeout
+    deadline = loop.time() + (pool.settings.connection_timeout if pool is not None else 0)
     attempt = 0
     while True:
-        status = await _ask_for_status(pool, note, deadline)
+        status = "unknown" if pool is None else await _ask_for_status(pool, note, deadline - loop.time())
         if status == "committed":
             return
         if status == "aborted":
-            raise translate(lost, DatabaseError, "commit", inside=True)
+            raise translate(lost, DatabaseError, "commit", inside=True) from lost
         delay = backoff(attempt)
         if status == "unknown" or loop.time() + delay >= deadline:
             raise OutcomeUnknownError(
@@ -212,30 +239,32 @@ async def _resolve(pool: Pool, note: _Note, lost: Exception) -> None:
                 "look before you repeat it",
                 original_error=lost,
                 sqlstate=sqlstate_of(lost),
-            )
+            ) from lost
         await asyncio.sleep(delay)
         attempt += 1
 
 
-async def _ask_for_status(pool: Pool, note: _Note, deadline: float) -> str:
-    """Either committed, aborted, unknown (the server cannot tell), or anything else: ask again."""
+async def _ask_for_status(pool: Pool, note: _Note, timeout: float) -> str:
+    """
+    Either committed, aborted, unknown (the server cannot tell), or anything else: ask again.
+
+    Through a connection that the pool does not count: all that it counts may be held by those who ask this.
+    """
+    timeout = max(timeout, 0.1)
     try:
-        connection = await pool.borrow(deadline)
-    except DatabaseError:
-        return "unknown"
+        connection = await pool.connect(timeout)
+    except Exception as exc:
+        return "unknown" if classify(exc, connecting=True) is Failure.PERMANENT else "later"
     try:
-        row = await connection.fetchrow(_RESOLVE, note.xid)
+        if await connection.fetchval("SELECT pg_is_in_recovery()", timeout=timeout):
+            return "unknown"  # a standby knows neither the newest transactions nor whether it will ever get them
+        row = await connection.fetchrow(_RESOLVE, note.xid, timeout=timeout)
     except asyncpg.InvalidParameterValueError:
-        pool.give_back(connection)
         return "aborted"  # an xid of the future: a crash took the transaction, and its xid was not given out again yet
     except Exception as exc:
-        closed = connection.is_closed()
-        pool.give_back(connection, clean=False)
-        return "unknown" if classify(exc, closed=closed) is Failure.PERMANENT else "later"
-    except BaseException:
-        pool.give_back(connection, clean=False)
-        raise
-    pool.give_back(connection)
+        return "unknown" if classify(exc, closed=connection.is_closed()) is Failure.PERMANENT else "later"
+    finally:
+        connection.terminate()
     if row is None or row["status"] is None:
         return "unknown"
     if row["status"] == "committed" and row["epoch"] != note.epoch:

@@ -76,6 +76,7 @@ async def move_document(source: str, target: str, conn: TransactionDep) -> None:
     document = await db.get_document_by_code(source, conn=conn)
     if document is None:
         raise HTTPException(404, "There is no such document.")
-    await db.delete_document(target, conn=conn)
-    await db.insert_document(document["name"], target, document["content"], metadata=document["metadata"], conn=conn)
-    await db.delete_document(source, conn=conn)
+    if source != target:
+        kept = {key: document[key] for key in ("name", "content", "metadata", "language")}
+        await db.upsert_document(code=target, **kept, conn=conn)
+        await db.delete_document(source, conn=conn)

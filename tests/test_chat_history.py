@@ -114,8 +114,12 @@ async def test_the_threads_of_a_user() -> None:
         ("c", "question in c", 1), ("a", "question in a", 2), ("b", "question in b", 1)
     ]  # fmt: skip
     assert threads[0]["last_at"] >= threads[1]["last_at"]
-    assert [t["thread_id"] for t in await db.get_user_threads(1, limit=1, after="c")] == ["a"]
-    assert await db.get_user_threads(1, after="b") == []
+    assert [t["thread_id"] for t in await db.get_user_threads(1, limit=1, after=threads[0]["last_id"])] == ["a"]
+    assert await db.get_user_threads(1, after=threads[-1]["last_id"]) == []
+    assert await db.get_user_threads(1, after="nonsense") == []
+    await db.save_chat_history(1, "c", "again", "")
+    shown = [t["thread_id"] for t in await db.get_user_threads(1, after=threads[0]["last_id"])]
+    assert shown == ["a", "b"], "a message that came meanwhile repeated a thread of the page before"
     assert await db.get_user_threads(3) == []
 
 
@@ -185,4 +189,32 @@ async def test_calls_with_conn_belong_to_the_callers_transaction() -> None:
             await db.save_chat_history(1, "t", "q", "a", conn=conn)
             assert len(await db.get_recent_chat_history("t", conn=conn)) == 1
             raise RuntimeError
+    assert await db.get_recent_chat_history("t") == []
+
+
+async def test_a_huge_message_does_not_break_the_search() -> None:
+    """A message with more different words than a tsvector holds is stored and searched like any other."""
+    huge = " ".join(f"word{n}" for n in range(300_000))
+    await db.save_chat_history(1, "t", "first question", huge)
+    await db.save_chat_history(1, "t", "second question", "short")
+    assert len(await db.search_chat_history("question", user_id=1)) == 2
+    assert len(await db.search_chat_history("word7")) == 1
+
+
+async def test_a_clean_up_ends_only_when_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when somebody else deletes some of the same messages: a batch that comes short is not the last one."""
+    from database import chat_history
+
+    monkeypatch.setattr(chat_history, "_DELETE_ROWS", 10)
+    for n in range(35):
+        await db.save_chat_history(1, "t", str(n), "")
+    async with db.get_db_transaction() as conn:
+        await conn.execute("DELETE FROM chat_history WHERE question = '3'")
+        deleting = asyncio.create_task(db.delete_chat_history_before(datetime.now(UTC)))
+        async with db.get_db_connection() as other:
+            while not await other.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ):
+                await asyncio.sleep(0.01)
+    assert await deleting == 34
     assert await db.get_recent_chat_history("t") == []

@@ -323,3 +323,103 @@ async def test_without_its_table_every_function_says_what_to_call(empty_database
     """The error names the table that is missing and the function that makes it."""
     with pytest.raises(db.DocumentError, match=r"init_document_table\(\)"):
         await db.get_document_by_code("c")
+
+
+@pytest.mark.parametrize("call", [{}, {"after": str(UUID(int=2**127))}, {"offset": 5}])
+async def test_a_page_of_documents_is_read_from_the_index(call: dict[str, Any]) -> None:
+    """The first page and any other: the server walks along the primary key and sorts nothing."""
+    from database import document
+
+    columns = document._COLUMNS
+    after = UUID(call["after"]) if "after" in call else None
+    query = (document._LIST_AFTER if after else document._LIST).format(columns=columns)
+    async with db.get_db_transaction() as conn:
+        await conn.execute("SET LOCAL enable_seqscan = off")
+        plan = await conn.fetch(f"EXPLAIN {query}", 20, call.get("offset", 0), *([after] if after else []))
+    text = "\n".join(row[0] for row in plan)
+    assert "document_pkey" in text
+    assert "Sort" not in text
+
+
+_WAITING = """
+    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
+async def _committed_while_waiting(database: Settings, change: str, call: Any) -> Any:
+    """The result of *call*, made to wait for a transaction that runs *change*, which is committed then."""
+    async with db.get_db_transaction() as conn:
+        await conn.execute(change)
+        waiting = asyncio.create_task(call())
+        async with db.get_db_connection() as other:
+            for _ in range(1_000):
+                if await other.fetchval(_WAITING):
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                pytest.fail("the call did not wait for the transaction")
+    return await waiting
+
+
+async def test_a_repeated_insert_that_waits_for_its_first_attempt_finds_it(
+    database: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the first attempt was lost while it was being committed: its document is the result, no error."""
+    key = UUID("01900000-0000-7000-8000-000000000001")
+    monkeypatch.setattr("database.document.uuid7", lambda: key)
+    first = f"INSERT INTO document (id, code, name, content, language) VALUES ('{key}', 'c', 'n', 't', 'english')"
+    document = await _committed_while_waiting(database, first, lambda: db.insert_document("n", "c", "t"))
+    assert document["id"] == str(key)
+
+
+async def test_an_upsert_shows_what_a_concurrent_one_stored(database: Settings) -> None:
+    """Where another transaction stores the same meanwhile, the result is that row, unchanged, not the one before."""
+    await db.insert_document("old", "c", "old", metadata={"v": 1})
+    change = "UPDATE document SET name = 'new', content = 'new', metadata = '{\"v\": 2}', updated_at = now()"
+    call = lambda: db.upsert_document("new", "c", "new", metadata={"v": 2})  # noqa: E731
+    document = await _committed_while_waiting(database, change, call)
+    assert (document["name"], document["metadata"], document["status"]) == ("new", {"v": 2}, "unchanged")
+    del document["status"]
+    assert document == await db.get_document_by_code("c")
+
+
+@pytest.mark.parametrize("event", ["INSERT", "UPDATE"])
+async def test_a_trigger_that_swallows_rows_is_an_error(database: Settings, event: str) -> None:
+    """An upsert that the application's own trigger makes nothing of ends, and says so."""
+    if event == "UPDATE":
+        await db.insert_document("n", "c", "before")
+    async with db.get_db_connection() as conn:
+        await conn.execute(f"""
+            CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+            CREATE TRIGGER swallow BEFORE {event} ON document FOR EACH ROW EXECUTE FUNCTION swallow();
+        """)
+    with pytest.raises(db.DocumentError, match="the server neither stores nor shows it"):
+        await db.upsert_document("n", "c", "after")
+
+
+async def test_a_str_is_no_list_of_codes() -> None:
+    """Asked for "xyz", nobody deletes the documents x, y and z."""
+    await db.insert_document("n", "x", "t")
+    for function in (delete_documents, db.get_documents_by_codes):
+        with pytest.raises(db.DocumentError, match="codes is a list of codes, not a str"):
+            await function("xyz")
+    assert await db.get_document_count() == 1
+
+
+async def test_a_batch_of_iter_documents_is_bounded(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No statement returns more rows or bytes than the bounds say, but for a document that is larger by itself."""
+    from database import document
+
+    monkeypatch.setattr(document, "_ITER_ROWS", 4)
+    monkeypatch.setattr(document, "_ITER_BYTES", 1_000)
+    sizes = [10, 10, 10, 10, 10, 600, 600, 5_000, 10]
+    for n, size in enumerate(sizes):
+        await db.insert_document("n", f"{n:02}", "x" * size)
+    seen = []
+    async for each in db.iter_documents():
+        stats = await db.get_pool_stats()
+        seen.append((stats["requests"], len(each["content"])))
+    assert [size for _, size in seen] == sizes
+    batches = [[size for request, size in seen if request == number] for number in sorted({r for r, _ in seen})]
+    assert all(len(batch) <= 4 and sum(batch[:-1]) < 1_000 for batch in batches)
+    assert len(batches) > 3

@@ -93,6 +93,10 @@ def test_fastapi_app(bare: dict[str, str]) -> None:
         assert client.get("/documents/notes/async").status_code == 404
         assert client.get("/documents/notes/coroutines").json()["metadata"] == {"by": "me"}
         assert client.post("/move", params={"source": "nothing", "target": "x"}).status_code == 404
+        onto_itself = {"source": "notes/coroutines", "target": "notes/coroutines"}
+        assert client.post("/move", params=onto_itself).status_code == 204
+        assert client.get("/documents/notes/coroutines").status_code == 200
+        assert client.put("/documents/x", json={"name": "a\0", "content": ""}).status_code == 422
 
         assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 200

@@ -92,6 +92,16 @@ def test_a_lost_answer_is_unknown_only_where_something_may_have_changed() -> Non
     assert "nothing was stored" in str(inside)
 
 
+@pytest.mark.parametrize("cast", ["to_tsquery($1)", "$1::text::regclass", "$1::text::regtype"])
+async def test_messages_hold_no_parameters(database: Settings, cast: str) -> None:
+    """Some values are parsed like SQL and are complained of with the codes of SQL; they are not repeated."""
+    with pytest.raises(db.DatabaseError) as caught:
+        async with db.get_db_connection() as conn:
+            await conn.fetchval(f"SELECT {cast}", "canary & & canary")
+    assert (caught.value.sqlstate or "").startswith("42")
+    assert "canary" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("statement", "sqlstate"),
     [

@@ -265,7 +265,7 @@ async def test_dependency_can_be_overridden(notes: Settings) -> None:
 
 
 async def test_what_may_be_tried_again_is_503(database: Settings) -> None:
-    """A serialization failure gives 503 with Retry-After and no details; an unknown outcome and a bug give 500."""
+    """A serialization failure gives 503 with Retry-After and no details; an unknown outcome gives 500."""
     app = make_app()
 
     @app.post("/collision")
@@ -276,18 +276,33 @@ async def test_what_may_be_tried_again_is_503(database: Settings) -> None:
     async def unknown() -> None:
         raise db.OutcomeUnknownError("cannot tell")
 
-    @app.post("/refused")
-    async def refused() -> None:
-        await db.insert_document("A", "a", "a NUL: \0")
-
     async with client_of(app) as client:
         response = await client.post("/collision")
         assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
         assert response.json() == {"detail": "The database is not available; try again."}
-        for path in ("/unknown", "/refused"):
-            response = await client.post(path)
-            assert response.status_code == 500
-            assert "Retry-After" not in response.headers
+        response = await client.post("/unknown")
+        assert response.status_code == 500
+        assert "Retry-After" not in response.headers
+
+
+async def test_what_cannot_be_stored_is_the_clients_mistake(database: Settings) -> None:
+    """A NUL character or an empty code gives 422, a code that is taken 409, each with the reason."""
+    app = make_app()
+
+    @app.post("/documents")
+    async def store(code: str, text: str) -> str:
+        return str((await db.insert_document("A", code, text))["code"])
+
+    async with client_of(app) as client:
+        for arguments, status, reason in (
+            ({"code": "a", "text": "fine"}, 200, ""),
+            ({"code": "a", "text": "again"}, 409, "there is one under this code already"),
+            ({"code": "b", "text": "a NUL: \0"}, 422, "a text holds a NUL character"),
+            ({"code": "", "text": "t"}, 422, "the code of a document must not be empty"),
+        ):
+            response = await client.post("/documents", params=arguments)
+            assert response.status_code == status
+            assert reason in response.text
 
 
 async def test_error_in_a_websocket() -> None:

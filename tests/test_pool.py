@@ -19,7 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 import database as db
-from database import Settings
+from database import Settings, registry
 from database.settings import configure
 from tests.proxy import proxy_to
 
@@ -110,7 +110,10 @@ async def test_nothing_of_a_session_outlives_the_block(database: Settings) -> No
         assert await conn.fetchval("SELECT current_user = session_user")
         assert await conn.fetchval("SELECT current_setting('work_mem')") != "1234kB"
         assert await conn.fetchval("SELECT current_setting('search_path')") != "pg_catalog"
-        assert await conn.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+        assert (
+            await conn.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
+            == 0
+        )
         assert await conn.fetchval("SELECT to_regclass('left_behind')::text") is None
         assert await conn.fetchval("SELECT count(*) FROM pg_listening_channels()") == 0
         assert await conn.fetchval("SELECT count(*) FROM pg_cursors WHERE name = 'c'") == 0
@@ -469,6 +472,7 @@ def test_every_event_loop_has_its_own_pool(database_in_sync_test: Settings) -> N
         asyncio.run(misuse())
         assert kept[0] is not kept[1]
         kept.clear()
+        registry._pools.clear()
         gc.collect()
 
 
@@ -598,3 +602,102 @@ async def test_lifespan_opens_and_closes(database: Settings) -> None:
     async with db.database_lifespan(object()):
         assert db.is_pool_active()
     assert not db.is_pool_active()
+
+
+async def test_blocks_that_outlive_a_forced_close_raise_their_own_errors(database: Settings) -> None:
+    """After the pool was cut off, leaving a block neither hides its error nor swallows its cancellation."""
+    entered = asyncio.Event()
+
+    async def hold(error: Exception | None) -> None:
+        async with db.get_db_connection():
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if error is not None:
+                    raise error from None
+                raise
+
+    for error, expected in ((KeyError("mine"), KeyError), (None, asyncio.CancelledError)):
+        task = asyncio.create_task(hold(error))
+        await entered.wait()
+        entered.clear()
+        await db.close_connection_pool(timeout=0.01)
+        task.cancel()
+        with pytest.raises(expected):
+            await task
+
+
+async def test_closing_twice_at_once_and_a_cancelled_closing_both_end(database: Settings) -> None:
+    """Nobody sleeps out a timeout for nothing, and no connection stays open."""
+    pool = await db.get_connection_pool()
+    conn = await pool.acquire()
+    closings = [asyncio.create_task(pool.close(30)) for _ in range(2)]
+    cancelled = asyncio.create_task(pool.close(30))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    async with asyncio.timeout(10):
+        await pool.release(conn)
+        await asyncio.gather(*closings)
+    assert pool.get_size() == 0
+
+
+async def test_waiting_callers_are_told_when_the_pool_is_cut_off(database: Settings) -> None:
+    """terminate() does not leave them to their deadline."""
+    configure(database.model_copy(update={"max_connections": 1}))
+    pool = await db.get_connection_pool()
+    await pool.acquire()
+    waiting = asyncio.create_task(pool.fetchval("SELECT 1"))
+    await until(lambda: pool.get_stats()["waiting"] == 1)
+    pool.terminate()
+    with pytest.raises(db.ConnectionPoolError, match="the connection pool is closed"):
+        await waiting
+
+
+def test_the_pause_between_attempts_stays_finite() -> None:
+    """Also after thousands of attempts it is a number of seconds, between its bounds."""
+    from database.pool import backoff
+
+    for attempt in (0, 1, 5, 2_000, 10**6):
+        assert 0.01 <= backoff(attempt) <= 0.2
+
+
+def test_pools_of_ended_loops_are_forgotten(database_in_sync_test: Settings) -> None:
+    """However many event loops a process has had, it keeps the pool of one of them at most beside the living one."""
+
+    async def use() -> None:
+        assert await (await db.get_connection_pool()).fetchval("SELECT 1") == 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # nobody closed them: that is the point
+        for _ in range(5):
+            asyncio.run(use())
+        assert len([loop for loop in registry._pools if loop.is_closed()]) == 1
+        registry._pools.clear()
+        gc.collect()
+
+
+async def test_a_refused_connection_does_not_fail_those_who_can_be_served(database: Settings) -> None:
+    """While the server takes no new connections, a caller waits for one that is in use, and gets it."""
+    pool = await db.get_connection_pool()
+    conn = await pool.acquire()
+    admin = await asyncpg.connect(database.dsn.replace(urlsplit(database.dsn).path, "/postgres"))
+    name = urlsplit(database.dsn).path[1:]
+    try:
+        await admin.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
+        waiting = asyncio.create_task(pool.fetchval("SELECT 1"))
+        await until(lambda: pool._connect_error is not None)
+        await pool.release(conn)
+        assert await waiting == 1
+    finally:
+        await admin.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true')
+        await admin.close()
+
+
+async def test_discarding_all_does_not_break_the_next_statement(database: Settings) -> None:
+    """DISCARD ALL throws the prepared statements away; the connection makes new ones."""
+    configure(database.model_copy(update={"max_connections": 1}))
+    await db.get_document_by_code("c")
+    async with db.get_db_connection() as conn:
+        await conn.execute("DISCARD ALL")
+    assert await db.get_document_by_code("c") is None

@@ -63,6 +63,7 @@ def test_arguments_beat_environment_beats_env_file_beats_defaults(monkeypatch: p
          "postgresql:///d?host=db.example.com&port=6&sslmode=require"),
         ({"POSTGRES_HOST": "mine", "PGHOST": "libpqs"}, "postgresql:///?host=mine&sslmode=verify-full"),
         ({"PGHOST": "/run/postgresql", "PGDATABASE": "d"}, "postgresql:///d?host=%2Frun%2Fpostgresql&sslmode=prefer"),
+        ({"POSTGRES_HOST": "h", "POSTGRES_SSLROOTCERT": "system"}, "postgresql:///?host=h&sslmode=verify-full"),
         ({"POSTGRES_DATABASE": "d"}, "postgresql:///d?host=localhost&sslmode=prefer"),
         ({"PGHOST": "127.0.0.1,db.example.com"}, "postgresql:///?host=127.0.0.1%2Cdb.example.com&sslmode=verify-full"),
     ],
@@ -96,6 +97,8 @@ def test_the_address_is_put_together(monkeypatch: pytest.MonkeyPatch, environmen
         ({"DATABASE_URL": "mysql://u:hush@h/d"}, "DATABASE_URL: it must begin with postgresql://"),
         ({"DATABASE_URL": "postgresql://u:hush@h:x/d"}, "DATABASE_URL: it cannot be read"),
         ({"DATABASE_URL": "postgresql://u:hush@h:99999/d"}, "DATABASE_URL: it cannot be read"),
+        ({"DATABASE_URL": "postgresql://u:12#hush@h/d"}, "DATABASE_URL: it cannot be read"),
+        ({"DATABASE_URL": "postgresql://u:12/hush@h/d"}, "DATABASE_URL: it cannot be read"),
         ({"DATABASE_URL": "postgresql://u:hush@h/d?sslmode=some"}, "DATABASE_URL: unknown sslmode; it must be one of"),
         ({"DB_MAX_CONNECTIONS": "x", "PGPORT": "y"}, "POSTGRES_PORT or PGPORT: .*; DB_MAX_CONNECTIONS: "),
     ],
@@ -118,6 +121,13 @@ def test_a_wrong_value_in_code_is_pydantics_error() -> None:
     with pytest.raises(ValidationError, match="database_url") as caught:
         Settings(database_url=SecretStr("mysql://u:hush@h/d"))
     assert "hush" not in str(caught.value)
+
+
+async def test_an_unreadable_env_file_is_said() -> None:
+    """A `.env` that is not UTF-8 keeps the pool from opening, with an error of ours."""
+    Path(".env").write_bytes(b"POSTGRES_USER=\xff\n")
+    with pytest.raises(db.ConnectionPoolError, match=r"cannot read the file .env: UnicodeDecodeError"):
+        await db.get_connection_pool()
 
 
 def test_an_argument_that_does_not_exist_is_refused() -> None:

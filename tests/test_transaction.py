@@ -342,3 +342,107 @@ async def test_cancelling_a_transaction_rolls_it_back(database: Settings) -> Non
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await db.get_document_count() == 0
+
+
+async def test_a_transaction_on_a_borrowed_connection_is_looked_up_too(database: Settings) -> None:
+    """With conn= that is in no transaction, the block is one: its lost COMMIT is resolved like any other."""
+    async with through_a_proxy(database) as proxy:
+        async with db.get_db_connection() as conn:
+            proxy.swallow = b"COMMIT"
+            async with db.get_db_transaction(conn=conn) as inner:
+                await insert(inner)
+        assert await db.get_document_count() == 1
+
+
+async def test_a_foreign_connection_gets_no_wrong_answer_either(database: Settings) -> None:
+    """On a connection of asyncpg's own, a swallowed error raises, and a lost COMMIT is said to be unknown."""
+    async with through_a_proxy(database) as proxy:
+        foreign = await asyncpg.connect(proxy.url(urlsplit(database.dsn).path[1:]))
+        with pytest.raises(db.DatabaseError, match="a statement in this transaction failed before"):
+            await in_a_block(foreign)
+        proxy.swallow = b"COMMIT"
+        with pytest.raises(db.OutcomeUnknownError):
+            async with db.get_db_transaction(conn=foreign) as conn:
+                await insert(conn)
+        with pytest.raises(db.DatabaseNotAvailableError, match="the connection given as conn= is closed"):
+            await insert(foreign)
+        assert await db.get_document_count() == 1
+
+
+async def test_lost_commits_are_looked_up_while_every_connection_is_in_use(database: Settings) -> None:
+    """Those who ask what became of their COMMIT do not wait for the connections that they hold themselves."""
+    async with through_a_proxy(database) as proxy:
+        await db.close_connection_pool()
+        url = SecretStr(proxy.url(urlsplit(database.dsn).path[1:]))
+        configure(database.model_copy(update={"database_url": url, "max_connections": 1, "connection_timeout": 10}))
+        proxy.swallow = b"COMMIT"
+        async with asyncio.timeout(9):
+            async with db.get_db_transaction() as conn:
+                await insert(conn)
+        assert await db.get_document_count() == 1
+
+
+async def test_a_commit_by_hand_is_not_taken_for_undone(database: Settings) -> None:
+    """Where the user has ended the transaction in the block, a connection lost after that leaves it unknown."""
+    async with through_a_proxy(database) as proxy:
+        with pytest.raises(db.OutcomeUnknownError):
+            async with db.get_db_transaction() as conn:
+                await insert(conn)
+                await conn.execute("COMMIT")
+                proxy.cut()
+                await conn.fetchval("SELECT 1")
+        assert await db.get_document_count() == 1
+
+
+@pytest.mark.parametrize("commit", ["END", "end transaction;", "-- the end\n COMMIT", "/* app */ commit and no chain"])
+async def test_every_spelling_of_commit_is_watched(database: Settings, commit: str) -> None:
+    """COMMIT that becomes ROLLBACK raises however it is written."""
+    with pytest.raises(db.DatabaseError, match="a statement in this transaction failed before"):
+        async with db.get_db_connection() as conn:
+            await conn.execute("BEGIN")
+            with pytest.raises(asyncpg.PostgresError):
+                await conn.execute("SELECT 1 / 0")
+            await conn.execute(commit)
+
+
+async def test_a_wrong_isolation_level_is_refused_and_leaks_nothing(database: Settings) -> None:
+    """`ValueError` names the four, and the pool is as before."""
+    for _ in range(20):
+        with pytest.raises(ValueError, match=r"isolation is one of read_committed, .*, not 'READ COMMITTED'"):
+            async with db.get_db_transaction(isolation="READ COMMITTED"):  # type: ignore[arg-type]  # the point
+                pass
+    assert (await db.get_pool_stats())["in_use"] == 0
+
+
+async def test_a_closure_that_finds_a_lock_taken_runs_once(database: Settings) -> None:
+    """FOR UPDATE NOWAIT is a question, and its answer is not overruled by repetition."""
+    runs = 0
+
+    async def look(conn: Connection) -> None:
+        nonlocal runs
+        runs += 1
+        await conn.execute("SELECT 1 FROM document WHERE code = 'c' FOR UPDATE NOWAIT")
+
+    await db.insert_document("n", "c", "t")
+    async with db.get_db_transaction() as conn:
+        await conn.execute("SELECT 1 FROM document FOR UPDATE")
+        with pytest.raises(db.DatabaseError) as caught:
+            await db.run_in_transaction(look)
+    assert caught.value.sqlstate == "55P03"
+    assert runs == 1
+
+
+async def test_a_closure_runs_again_after_somebody_changed_the_table(database: Settings) -> None:
+    """A prepared statement that does not fit the table any more is made anew, inside a transaction, too."""
+    configure(database.model_copy(update={"max_connections": 1}))
+
+    async def read(conn: Connection) -> int:
+        return len(dict(await conn.fetchrow("SELECT * FROM changing") or {}))
+
+    async with db.get_db_connection() as conn:
+        await conn.execute("CREATE TABLE changing AS SELECT 1 AS a")
+    assert await db.run_in_transaction(read) == 1
+    elsewhere = await asyncpg.connect(database.dsn)
+    await elsewhere.execute("ALTER TABLE changing ADD COLUMN b int")
+    await elsewhere.close()
+    assert await db.run_in_transaction(read) == 2

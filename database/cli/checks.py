@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from importlib import metadata, resources
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -114,7 +115,9 @@ def check_module() -> Check:
     Python looks there first for `python program.py`, `python -m …` and uvicorn, and not for `pgdatabase`.
     """
     ours = Path(__file__).resolve().parent.parent
-    here = [] if sys.flags.safe_path else [str(Path.cwd())]
+    here: list[str] = []
+    with suppress(OSError):  # the working directory may have been deleted
+        here = [] if sys.flags.safe_path else [str(Path.cwd())]
     spec = PathFinder.find_spec("database", [*here, *sys.path])
     found = Path(spec.origin).resolve() if spec and spec.origin else None
     if found is not None and found != ours / "__init__.py":

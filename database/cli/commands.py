@@ -25,6 +25,7 @@ from ..connect_db import close_connection_pool, get_db_connection, health_report
 from ..document import init_document_table, search_documents
 from ..exceptions import DatabaseError
 from ..ingestion import ingest_directory
+from ..search import text_search_configuration
 from ..settings import configure, get_settings
 from .checks import applied_migrations, migrations, run_checks
 from .demo import find_own_documents, run_demo
@@ -56,7 +57,15 @@ app.add_typer(server, name="server")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print more log lines, and a traceback with an error.")]
-Language = Annotated[str | None, typer.Option(metavar="NAME", help="Such as german, or de.")]
+
+
+def _language(name: str | None) -> str | None:
+    if name is not None and text_search_configuration(name) is None:
+        raise typer.BadParameter(f"{name!r} is no language: use a name such as german, or a code such as de")
+    return name
+
+
+Language = Annotated[str | None, typer.Option(callback=_language, metavar="NAME", help="Such as german, or de.")]
 
 
 def _folder(path: Path | None) -> Path | None:
@@ -185,7 +194,7 @@ async def _ingest(terminal: Terminal, directory: Path, prefix: str, extension: s
 )
 def search(
     words: Annotated[list[str], typer.Argument(metavar="WORDS...", help="Any of them, best documents first.")],
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many documents.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="How many documents.")] = 10,
     language: Language = None,
     as_json: Json = False,
     debug: Debug = False,

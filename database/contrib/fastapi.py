@@ -18,7 +18,14 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from ..connect_db import database_lifespan, get_db_connection, get_db_transaction, health_report
-from ..exceptions import DatabaseError, DatabaseNotAvailableError, PoolTimeoutError, reason
+from ..exceptions import (
+    ChatHistoryError,
+    DatabaseError,
+    DatabaseNotAvailableError,
+    DocumentError,
+    PoolTimeoutError,
+    reason,
+)
 
 try:
     from fastapi import APIRouter, Depends, Request
@@ -144,20 +151,34 @@ async def _ask(name: str) -> str | None:
     return None
 
 
+def _clients_mistake(exc: DatabaseError) -> int | None:
+    """The HTTP status where the client has sent what cannot be stored; None where it is no fault of the client."""
+    if not isinstance(exc, DocumentError | ChatHistoryError):
+        return None
+    if exc.sqlstate == "23505":
+        return 409
+    refused_here = exc.sqlstate is None and not isinstance(exc.original_error, OSError)
+    return 422 if refused_here or (exc.sqlstate or "").startswith("22") else None
+
+
 def install_error_handlers(app: Starlette) -> None:
     """
     Answer 503 with `Retry-After` where the call that failed certainly stored nothing and may succeed later.
 
     That is `DatabaseNotAvailableError`, `PoolTimeoutError` and what else is `retryable` (a serialization failure). The
-    cause goes to the log, not to the client. Other errors stay what they are, a 500: after `OutcomeUnknownError` in
-    particular a client must not be told to try again.
+    cause goes to the log, not to the client. Documents and messages that cannot be stored as the client sent them (a
+    NUL character, too large) are answered with 422, a code that is taken with 409, and the reason. Other errors stay
+    what they are, a 500: after `OutcomeUnknownError` in particular a client must not be told to try again.
     """
 
     async def answer(connection: HTTPConnection, exc: DatabaseError) -> JSONResponse:
-        temporary = exc.retryable or isinstance(exc, DatabaseNotAvailableError | PoolTimeoutError)
-        if not temporary or not isinstance(connection, Request):  # a WebSocket cannot be answered with a status
+        if not isinstance(connection, Request):  # a WebSocket cannot be answered with a status
             raise exc
-        log.warning("503 for %s %s: %s", connection.method, connection.url.path, exc)
-        return JSONResponse({"detail": "The database is not available; try again."}, 503, headers=_RETRY_AFTER)
+        if exc.retryable or isinstance(exc, DatabaseNotAvailableError | PoolTimeoutError):
+            log.warning("503 for %s %s: %s", connection.method, connection.url.path, exc)
+            return JSONResponse({"detail": "The database is not available; try again."}, 503, headers=_RETRY_AFTER)
+        if status := _clients_mistake(exc):
+            return JSONResponse({"detail": str(exc)}, status)
+        raise exc
 
     app.add_exception_handler(DatabaseError, answer)  # type: ignore[arg-type]  # Starlette's signature says Exception

@@ -6,7 +6,7 @@ COMMENT ON FUNCTION document_hash IS
     'SHA-256 of the UTF-8 text. IMMUTABLE although convert_to is not: the target encoding is a constant';
 
 CREATE FUNCTION document_tsvector(language text, name text, content text) RETURNS tsvector
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    LANGUAGE plpgsql IMMUTABLE PARALLEL UNSAFE -- before PostgreSQL 17, no subtransactions in parallel workers
     AS $$
 DECLARE
     size integer := 1000000;
