@@ -44,6 +44,13 @@ def make_app() -> FastAPI:
     return app
 
 
+@asynccontextmanager
+async def on_demand(app: FastAPI) -> AsyncIterator[None]:
+    """The pool is opened by the first who needs it, and closed at the end."""
+    yield
+    await db.close_connection_pool(timeout=1)
+
+
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until *condition* is true, 15 seconds at the most."""
     async with asyncio.timeout(15):
@@ -391,7 +398,7 @@ async def test_no_password_in_health(database: Settings) -> None:
         refused = f"postgresql://somebody:{quote(password, safe='')}@127.0.0.1:{unused.getsockname()[1]}/nothing"
         for url, status in ((known, 200), (refused, 503)):
             configure(Settings(database_url=SecretStr(url), min_connections=0, connection_timeout=1))
-            app = FastAPI()  # its pool opens on demand: with database_lifespan the second would not start
+            app = FastAPI(lifespan=on_demand)  # with database_lifespan the second would not start
             app.include_router(health_router(timeout=1))
             async with client_of(app) as client:
                 for path in ("/livez", "/readyz", "/health"):
@@ -406,7 +413,7 @@ async def test_silent_server(database: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/x?sslmode=disable"
         configure(Settings(database_url=SecretStr(url)))
-        app = FastAPI()
+        app = FastAPI(lifespan=on_demand)
         app.include_router(health_router(timeout=0.2))
         async with client_of(app) as client:
             for path in ("/readyz", "/health"):
