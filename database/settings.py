@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, create_model, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .exceptions import ConnectionPoolError
@@ -46,7 +47,6 @@ class Settings(BaseSettings):
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
-        populate_by_name=True,
     )
 
     database_url: Secret | None = Field(default=None, validation_alias="DATABASE_URL")
@@ -77,11 +77,13 @@ class Settings(BaseSettings):
     if not TYPE_CHECKING:  # a checker knows the arguments from the fields
 
         def __init__(self, **values: Any) -> None:
-            for name in values.keys() - type(self).model_fields.keys():
+            # Not pydantic's populate_by_name: it would also take the variables USER and HOST for the fields' values.
+            fields = type(self).model_fields
+            for name in values.keys() - fields.keys():
                 # unknown variables of the environment belong to somebody else; an unknown argument is a mistake
                 if not name.startswith("_"):
-                    raise TypeError(f"Settings has no {name!r}; it has {', '.join(type(self).model_fields)}")
-            super().__init__(**values)
+                    raise TypeError(f"Settings has no {name!r}; it has {', '.join(fields)}")
+            super().__init__(**{_variables(fields[n])[0] if n in fields else n: v for n, v in values.items()})
 
     @field_validator("database_url")
     @classmethod
@@ -164,6 +166,12 @@ def redact(dsn: str) -> str:
     kept = {key: value for key, value in parse_qsl(url.query) if key in ("host", "port", "sslmode")}
     query = "?" + urlencode(kept, safe="/,") if kept else ""
     return f"{url.scheme}://{credentials.partition(':')[0]}{at}{hosts}{url.path}{query}"
+
+
+def _variables(field: FieldInfo) -> list[str]:
+    """The names of a setting in the environment, the best one first."""
+    alias = field.validation_alias
+    return [str(name) for name in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
 
 
 def _reveal(secret: Secret) -> str:
@@ -287,7 +295,6 @@ def _explain(exc: ValidationError) -> str:
 def _all_names(variable: str) -> str:
     """`POSTGRES_PORT or PGPORT` for either: pydantic reports the first name, the value may stand under another."""
     for field in Settings.model_fields.values():
-        alias = field.validation_alias
-        if isinstance(alias, AliasChoices) and variable in alias.choices:
-            return " or ".join(str(choice) for choice in alias.choices)
+        if variable in (names := _variables(field)):
+            return " or ".join(names)
     return variable

@@ -33,6 +33,16 @@ def test_any_name_of_a_server_turns_the_embedded_one_off(monkeypatch: pytest.Mon
     assert get_settings().names_a_server
 
 
+def test_variables_of_others_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """USER, HOST and the like, which every shell sets, are not taken for settings of the same name."""
+    for name in Settings.model_fields:
+        if name != "database_url":
+            monkeypatch.setenv(name.upper(), "1")
+            Path(".env").write_text(f"{name}=1\n")
+    assert not get_settings().names_a_server
+    assert get_settings() == Settings(_env_file=None)  # type: ignore[call-arg]  # one of pydantic-settings' own
+
+
 def test_arguments_beat_environment_beats_env_file_beats_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each source is read, in this order; an empty variable is as good as none; unknown ones are ignored."""
     Path(".env").write_text("DB_MAX_CONNECTIONS=11\nDB_COMMAND_TIMEOUT=12\nPOSTGRES_HOST=\nSOMETHING_ELSE=1\n")
@@ -117,8 +127,8 @@ async def test_a_wrong_value_is_refused_by_the_name_of_its_variable(
 
 
 def test_a_wrong_value_in_code_is_pydantics_error() -> None:
-    """`Settings(…)` raises `ValidationError`, a `ValueError`, that names the argument, without its value."""
-    with pytest.raises(ValidationError, match="database_url") as caught:
+    """`Settings(…)` raises `ValidationError`, a `ValueError`, that names the variable, without its value."""
+    with pytest.raises(ValidationError, match="DATABASE_URL") as caught:
         Settings(database_url=SecretStr("mysql://u:hush@h/d"))
     assert "hush" not in str(caught.value)
 
