@@ -77,16 +77,19 @@ async def apply_migration(version: str, *, conn: Connection | None = None) -> bo
             return False
         await c.execute(migration.up)
         await c.execute(_RECORD, migration.version, migration.name, migration.checksum)
-        log.info("applying %s_%s.sql", migration.version, migration.name)
         return True
 
     try:
         if conn is None:
-            return await run_in_transaction(apply)
-        async with get_db_transaction(conn=conn) as c:
-            return await apply(c)
+            applied = await run_in_transaction(apply)
+        else:
+            async with get_db_transaction(conn=conn) as c:
+                applied = await apply(c)
     except DatabaseError as exc:
         raise _explained(exc, migration) from exc
+    if applied:
+        log.info("applied %s_%s.sql", migration.version, migration.name)
+    return applied
 
 
 async def _is_applied(migration: Migration, conn: Connection | None) -> bool:
