@@ -322,11 +322,12 @@ class Pool:
             attempt += 1
 
     def _keep_trying(self, exc: Exception) -> bool:
-        if self._connect_error is None:
+        permanent = classify(exc, connecting=True) is Failure.PERMANENT
+        hopeless = permanent and not (self._busy or self._resetting)  # else those that come back serve who waits
+        if self._connect_error is None and not hopeless:
             log.warning("cannot connect to %s: %s", self.redacted_url, reason(exc))
         self._connect_error = exc
-        permanent = classify(exc, connecting=True) is Failure.PERMANENT
-        if permanent and not (self._busy or self._resetting):  # else those that come back serve who waits
+        if hopeless:
             self._refuse_waiters(lambda: self._not_available(exc))
         task = _current_task()
         if self._waiters and not permanent and self._connectors == {task}:
