@@ -17,7 +17,7 @@ from pathlib import Path
 
 from database import embedded
 
-_IMPORT = "import time; began = time.perf_counter(); import {}; print(time.perf_counter() - began)"
+_IMPORT = "import time{}; began = time.perf_counter(); import {}; print(time.perf_counter() - began)"
 _JOIN = """
 import asyncio, pathlib, sys, time
 from database import embedded
@@ -48,10 +48,10 @@ async def measure(rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as temporary:
             directory = Path(temporary) / "server"
-            standing_on = seconds_of(_IMPORT.format("asyncpg, pydantic_settings"))
-            taken.setdefault("import asyncpg, pydantic_settings", []).append(standing_on)
-            all_of_it = seconds_of(_IMPORT.format("asyncpg, pydantic_settings, database"))
-            taken.setdefault("import database, on top of that", []).append(all_of_it - standing_on)
+            below = "asyncpg, pydantic_settings"
+            taken.setdefault(f"import {below}", []).append(seconds_of(_IMPORT.format("", below)))
+            on_top = seconds_of(_IMPORT.format(f", {below}", "database"))
+            taken.setdefault("import database, on top of that", []).append(on_top)
             taken.setdefault("embedded server, first start (initdb)", []).append(await start_and_stop(directory))
             taken.setdefault("embedded server, later start", []).append(await start_and_stop(directory))
             await embedded.start(directory)
