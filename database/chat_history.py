@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from .codecs import encode_json
+from .codecs import encode_metadata
 from .connect_db import Connection, Record, perform
 from .exceptions import ChatHistoryError
 from .ids import as_uuid, uuid7
@@ -86,7 +86,8 @@ async def save_chat_history(
     if not thread_id:
         raise ChatHistoryError("the thread_id of a chat message must not be empty")
     message_id = uuid7()
-    arguments = (message_id, thread_id, user_id, question, answer, _encode_metadata(metadata or {}))
+    encoded = encode_metadata(metadata, ChatHistoryError, "a chat message")
+    arguments = (message_id, thread_id, user_id, question, answer, encoded)
     # 64-bit hash collisions only make two threads take turns
     await _write(conn, f"save a message to thread {thread_id!r}", lambda c: c.execute(_SAVE, *arguments))
     return str(message_id)
@@ -378,17 +379,6 @@ def _message(row: Record) -> Message:
 
 def _count(status: str) -> int:
     return int(status.rpartition(" ")[2])
-
-
-def _encode_metadata(metadata: Mapping[str, Any]) -> str:
-    try:
-        return encode_json(dict(metadata))
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise ChatHistoryError(
-            "the metadata of a chat message is not JSON: use a dict of dict, list, str, int, float (not NaN), bool and "
-            "None",
-            original_error=exc,
-        ) from exc
 
 
 def _check_user(user_id: object) -> None:

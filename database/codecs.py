@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
+
+from .exceptions import DatabaseError
 
 
 def encode_json(value: Any) -> str:
     """*value* as JSON text; raises `ValueError` for NaN and infinity and `TypeError` for what JSON does not know."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encode_metadata(metadata: Mapping[str, Any] | None, kind: type[DatabaseError], owner: str) -> str:
+    """The *metadata* of *owner* ("document 'x'") as JSON text; raises *kind* where it is no JSON object."""
+    metadata = metadata or {}
+    if not isinstance(metadata, Mapping):
+        raise kind(f"the metadata of {owner} is a dict, not {type(metadata).__name__}")
+    try:
+        return encode_json(dict(metadata))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise kind(
+            f"the metadata of {owner} is not JSON: use dict, list, str, int, float (not NaN), bool and None",
+            original_error=exc,
+        ) from exc
 
 
 async def register_codecs(connection: asyncpg.Connection[Any]) -> None:

@@ -15,16 +15,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from .exceptions import (
-    DatabaseError,
-    DatabaseNotAvailableError,
-    Failure,
-    PoolTimeoutError,
-    classify,
-    raised_by_driver,
-    translate,
-    translated,
-)
+from .exceptions import DatabaseError, Failure, PoolTimeoutError, classify, raised_by_driver, translate, translated
 from .health import health_check, health_report, ping_postgres
 from .pool import Connection, Pool, Record, backoff
 from .registry import (
@@ -35,7 +26,7 @@ from .registry import (
     register_init_callback,
     unregister_init_callback,
 )
-from .transaction import Isolation, get_db_transaction, run_in_transaction, run_transaction
+from .transaction import Isolation, check_open, get_db_transaction, run_in_transaction, run_transaction
 
 __all__ = [
     "Connection",
@@ -98,8 +89,7 @@ async def perform(
     the answer was lost, `OutcomeUnknownError`.
     """
     if conn is not None:
-        if conn.is_closed():
-            raise DatabaseNotAvailableError(f"cannot {doing}: the connection given as conn= is closed", retryable=True)
+        check_open(conn, doing)
         inside = conn.is_in_transaction()
         with translated(conn.is_closed, kind, doing, changes=changes, inside=lambda: inside):
             return await work(conn)

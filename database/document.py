@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, TypeVar
 from uuid import UUID
 
-from .codecs import encode_json
+from .codecs import encode_metadata
 from .connect_db import Connection, Record, perform
 from .exceptions import DocumentError
 from .ids import as_uuid, uuid7
@@ -73,7 +73,14 @@ async def insert_document(
     cannot store the text (a NUL character, more than 64 MiB).
     """
     _check_text(code, name, content)
-    arguments = (uuid7(), code, name, content, _encode_metadata(code, metadata or {}), _configuration(code, language))
+    arguments = (
+        uuid7(),
+        code,
+        name,
+        content,
+        encode_metadata(metadata, DocumentError, _named(code)),
+        _configuration(code, language),
+    )
 
     async def store(c: Connection) -> Record | None:
         # a repetition, whose first attempt was done although its answer was lost, finds its own row; in a statement of
@@ -186,7 +193,7 @@ async def _upsert_all(
     for document in documents:
         code = document["code"]
         _check_text(code, document["name"], document["content"])
-        metadata = _encode_metadata(code, document.get("metadata") or {})
+        metadata = encode_metadata(document.get("metadata"), DocumentError, _named(code))
         language = _configuration(code, document.get("language"))
         given.append((uuid7(), code, document["name"], document["content"], metadata, language, document.get("source")))
     found: dict[str, Record] = {}
@@ -567,18 +574,6 @@ def _check_text(code: str, name: str, content: str) -> None:
 def _check_codes(codes: Sequence[str]) -> None:
     if isinstance(codes, str):  # a sequence of characters, each of which may be a code
         raise DocumentError("codes is a list of codes, not a str")
-
-
-def _encode_metadata(code: str, metadata: Mapping[str, Any]) -> str:
-    if not isinstance(metadata, Mapping):
-        raise DocumentError(f"the metadata of {_named(code)} is a dict, not {type(metadata).__name__}")
-    try:
-        return encode_json(dict(metadata))
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise DocumentError(
-            f"the metadata of {_named(code)} is not JSON: use dict, list, str, int, float (not NaN), bool and None",
-            original_error=exc,
-        ) from exc
 
 
 def _configuration(code: str, language: str | None) -> str:

@@ -72,11 +72,10 @@ async def get_connection_pool(name: str = "default") -> Pool:
     Opening makes the first connection and runs the init callbacks. Raises `DatabaseNotAvailableError` where no server
     can be reached within DB_CONNECTION_TIMEOUT, `ConnectionPoolError` where the settings are wrong.
     """
-    for loop in [loop for loop in _pools if loop.is_closed()]:
-        del _pools[loop]  # its connections are closed with the last reference to them
     entries = _pools.setdefault(asyncio.get_running_loop(), {})
     entry = entries.get(name)
     if entry is None or entry.pool.is_closing():
+        _forget_ended_loops()
         entry = entries[name] = _Entry(name)
     if not entry.opening.done():
         if _initializing.get() is entry.pool:
@@ -161,6 +160,12 @@ async def _run_callback(callback: InitCallback, pool: Pool) -> None:
     except Exception as exc:
         name = getattr(callback, "__qualname__", repr(callback))
         raise translate(exc, ConnectionPoolError, f"run the init callback {name}") from exc
+
+
+def _forget_ended_loops() -> None:
+    """Their connections are closed with the last reference to them."""
+    for loop in [loop for loop in _pools if loop.is_closed()]:
+        del _pools[loop]
 
 
 def _forget(entry: _Entry) -> None:

@@ -79,6 +79,8 @@ async def get_db_transaction(
     """
     if isolation is not None and isolation not in get_args(Isolation):
         raise ValueError(f"isolation is one of {', '.join(get_args(Isolation))}, not {isolation!r}")
+    if conn is not None:
+        check_open(conn, "begin a transaction")
     if conn is not None and conn.is_in_transaction():
         with _driver_errors(conn):
             async with conn.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable):
@@ -109,15 +111,21 @@ async def get_db_transaction(
             await pool.release(connection)
 
 
+def check_open(conn: Connection, doing: str) -> None:
+    """Raise `DatabaseNotAvailableError` where the caller's *conn* is closed: nothing can be sent through it."""
+    if conn.is_closed():
+        raise DatabaseNotAvailableError(f"cannot {doing}: the connection given as conn= is closed", retryable=True)
+
+
 async def run_in_transaction(
     fn: Callable[Concatenate[Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
 ) -> T:
     """
     The result of `await fn(conn, *args, **kwargs)`, run in a transaction on the default database.
 
-    The whole of *fn* runs again, in a new transaction, after a serialization failure (40001), a deadlock (40P01) and a
-    connection that was lost before the commit, for up to DB_CONNECTION_TIMEOUT seconds: it must have no effects
-    outside of the database. Raises as `get_db_transaction` does.
+    The whole of *fn* runs again, in a new transaction, after a serialization failure (40001), a deadlock (40P01), a
+    table that was changed meanwhile (0A000) and a connection that was lost before the commit, for up to
+    DB_CONNECTION_TIMEOUT seconds: it must have no effects outside of the database. Raises as `get_db_transaction` does.
     """
     return await run_transaction(lambda conn: fn(conn, *args, **kwargs))
 

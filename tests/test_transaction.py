@@ -364,8 +364,9 @@ async def test_a_foreign_connection_gets_no_wrong_answer_either(database: Settin
         with pytest.raises(db.OutcomeUnknownError):
             async with db.get_db_transaction(conn=foreign) as conn:
                 await insert(conn)
-        with pytest.raises(db.DatabaseNotAvailableError, match="the connection given as conn= is closed"):
-            await insert(foreign)
+        for function in (insert, in_a_block):
+            with pytest.raises(db.DatabaseNotAvailableError, match="the connection given as conn= is closed"):
+                await function(foreign)
         assert await db.get_document_count() == 1
 
 
