@@ -7,13 +7,14 @@ id, thread_id, user_id, question, answer, metadata and created_at. `user_id=` co
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
+from uuid import UUID
 
-from .codecs import encode_metadata
+from .batching import LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement
+from .codecs import decode_json, encode_metadata
 from .connect_db import Connection, Record, perform
 from .exceptions import ChatHistoryError
 from .ids import as_uuid, uuid7
@@ -27,6 +28,7 @@ _DELETE_ROWS = 10_000
 _SEARCHED = 100_000  # characters; a tsvector holds 1 MB
 _HEADLINE = "StartSel=<mark>, StopSel=</mark>, MaxWords=25, MinWords=10"
 _COLUMNS = "id::text AS id, thread_id, user_id, question, answer, metadata::text AS metadata, created_at"
+_FITTING = "CASE WHEN fits THEN question END AS question, CASE WHEN fits THEN answer END AS answer"
 
 
 def _confined(sql: str) -> dict[bool, str]:
@@ -50,17 +52,53 @@ async def init_chat_history_table(*, conn: Connection | None = None) -> None:
     await apply_migration("0002", conn=conn)
 
 
-# The lock makes the saves of one thread come one after the other: a position is given only when the one before it is
-# committed, so positions grow in the order of the acknowledgements. Saves to other threads do not wait.
-_SAVE = """
-    WITH turn AS MATERIALIZED (
-        SELECT pg_advisory_xact_lock(hashtextextended($2, 0))
+# The locks make the saves of one thread come one after the other: a position is given only when the one before it is
+# committed, so positions grow in the order of the acknowledgements. Saves to other threads do not wait. In the order of
+# the locks, so that two statements never wait for each other; 64-bit hash collisions only make two threads take turns.
+_SAVE = f"""
+    WITH {LOCK_GUARD},
+    given AS (
+        SELECT *
+          FROM unnest($2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[])
+               WITH ORDINALITY AS given (id, thread_id, user_id, question, answer, metadata, number)
+    ),
+    turns AS MATERIALIZED (
+        SELECT count(pg_advisory_xact_lock(thread))
+          FROM (SELECT DISTINCT hashtextextended(thread_id, 0) AS thread
+                  FROM given, lock_guard
+                 ORDER BY thread) AS threads
     )
     INSERT INTO chat_history (id, thread_id, user_id, question, answer, metadata)
-    SELECT $1, $2, $3, $4, $5, $6::text::jsonb
-      FROM turn
+    SELECT given.id, given.thread_id, given.user_id, given.question, given.answer, given.metadata::jsonb
+      FROM turns, given
+     ORDER BY given.number
     ON CONFLICT (id, thread_id) DO NOTHING
 """
+
+
+class _Given(NamedTuple):
+    """A message that is to be stored, as the statement takes it."""
+
+    id: UUID
+    thread_id: str
+    user_id: int
+    question: str
+    answer: str
+    metadata: str
+
+
+async def _save_shared(c: Connection, messages: Sequence[_Given], limits: Limits) -> list[None]:
+    await c.execute(_SAVE, limits.lock_timeout, *zip(*messages, strict=True))
+    return [None] * len(messages)
+
+
+_save = SharedStatement(
+    _save_shared,
+    kind=ChatHistoryError,
+    doing=lambda message: f"save a message to thread {message.thread_id!r}",
+    changes=True,
+    size=lambda message: len(message.thread_id) + len(message.question) + len(message.answer) + len(message.metadata),
+)
 
 
 async def save_chat_history(
@@ -87,27 +125,77 @@ async def save_chat_history(
         raise ChatHistoryError("the thread_id of a chat message must not be empty")
     message_id = uuid7()
     encoded = encode_metadata(metadata, ChatHistoryError, "a chat message")
-    arguments = (message_id, thread_id, user_id, question, answer, encoded)
-    # 64-bit hash collisions only make two threads take turns
-    await _write(conn, f"save a message to thread {thread_id!r}", lambda c: c.execute(_SAVE, *arguments))
+    await _save.call(_Given(message_id, thread_id, user_id, question, answer, encoded), conn)
     return str(message_id)
 
 
-_RECENT = _confined(f"""
+class _Page(NamedTuple):
+    """Which part of which thread is asked for."""
+
+    thread_id: str
+    user_id: int | None
+    maximum: int
+    skipped: int
+    after: UUID | None
+
+
+_RECENT = f"""
     SELECT {_COLUMNS}
-      FROM chat_history
-     WHERE thread_id = $1 {{user}}
+      FROM (SELECT page.*
+              FROM (SELECT $1::text AS thread_id, $2::bigint AS user_id, $3::bigint AS maximum, $4::bigint AS skipped,
+                           $5::uuid AS after) AS asked
+             CROSS JOIN LATERAL ({{page}}) AS page) AS found
      ORDER BY position DESC
-     LIMIT $3 OFFSET $4
-""")
-_RECENT_AFTER = _confined(f"""
-    SELECT {_COLUMNS}
-      FROM chat_history
-     WHERE thread_id = $1 {{user}}
-       AND position < (SELECT position FROM chat_history WHERE id = $5 AND thread_id = $1)
-     ORDER BY position DESC
-     LIMIT $3 OFFSET $4
-""")
+"""
+# As many pages as fit into $6 bytes, at least one; octet_length knows the length of a long text without reading it.
+_RECENT_SHARED = f"""
+    SELECT {_COLUMNS.replace("question, answer", _FITTING)}, number
+      FROM (SELECT page.*, number,
+                   number = 1
+                   OR sum(octet_length(question) + octet_length(answer)) OVER (ORDER BY number) <= $6 AS fits
+              FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::uuid[]) WITH ORDINALITY
+                   AS asked (thread_id, user_id, maximum, skipped, after, number)
+             CROSS JOIN LATERAL ({{page}}) AS page) AS found
+     ORDER BY number, position DESC
+"""
+
+
+@cache
+def _recent(confined: bool, continued: bool) -> SharedStatement[_Page, list[Message]]:
+    """A text for each: conditions such as `$2 IS NULL OR` would lose their index, see `_confined`."""
+    user = "AND user_id = asked.user_id" if confined else ""
+    position = "(SELECT position FROM chat_history WHERE id = asked.after AND thread_id = asked.thread_id)"
+    page = f"""
+        SELECT *
+          FROM chat_history
+         WHERE thread_id = asked.thread_id {user} {f"AND position < {position}" if continued else ""}
+         ORDER BY position DESC
+         LIMIT asked.maximum OFFSET asked.skipped
+    """
+
+    async def alone(c: Connection, asked: _Page) -> list[Message]:
+        return [_message(row) for row in await c.fetch(_RECENT.format(page=page), *asked)]
+
+    async def shared(c: Connection, asked: Sequence[_Page], limits: Limits) -> list[list[Message] | NotYet]:
+        columns = zip(*asked, strict=True)
+        pages: list[list[Message] | NotYet] = [[] for _ in asked]
+        for row in await c.fetch(_RECENT_SHARED.format(page=page), *columns, limits.answer_bytes):
+            message = _message(row)
+            number = message.pop("number") - 1
+            messages = pages[number]
+            if message["question"] is None:
+                pages[number] = NOT_YET
+            elif not isinstance(messages, NotYet):
+                messages.append(message)
+        return pages
+
+    return SharedStatement(
+        shared,
+        alone=alone,
+        kind=ChatHistoryError,
+        doing=lambda page: f"read thread {page.thread_id!r}",
+        changes=False,
+    )
 
 
 async def get_recent_chat_history(
@@ -128,23 +216,41 @@ async def get_recent_chat_history(
     """
     _check_user(user_id)
     _check_page(limit, offset)
-    arguments: list[Any] = [thread_id, user_id, limit, offset]
-    sql = _RECENT[user_id is not None]
-    if after is not None:
-        last = as_uuid(after)
-        if last is None:
-            return []
-        arguments.append(last)
-        sql = _RECENT_AFTER[user_id is not None]
-    rows = await _read(conn, f"read thread {thread_id!r}", lambda c: c.fetch(sql, *arguments))
-    return [_message(row) for row in rows]
+    last = None if after is None else as_uuid(after)
+    if after is not None and last is None:
+        return []
+    asked = _Page(thread_id, user_id, limit, offset, last)
+    return await _recent(user_id is not None, after is not None).call(asked, conn)
 
 
-_GET = _confined(f"""
+_GET = f"""
     SELECT {_COLUMNS}
       FROM chat_history
-     WHERE id = $1 {{user}}
-""")
+     WHERE id = $1
+"""
+_GET_SHARED = f"""
+    SELECT {_COLUMNS.replace("question, answer", _FITTING)}
+      FROM (SELECT *,
+                   sum(octet_length(question) + octet_length(answer)) OVER (ROWS UNBOUNDED PRECEDING)
+                   - octet_length(question) - octet_length(answer) < $2 AS fits
+              FROM chat_history
+             WHERE id = ANY($1)) AS found
+"""
+
+
+async def _get_shared(c: Connection, ids: Sequence[UUID], limits: Limits) -> list[Record | NotYet | None]:
+    found = {row["id"]: row for row in await c.fetch(_GET_SHARED, ids, limits.answer_bytes)}
+    rows = [found.get(str(message_id)) for message_id in ids]
+    return [row if row is None or row["question"] is not None else NOT_YET for row in rows]
+
+
+_get = SharedStatement(
+    _get_shared,
+    alone=lambda connection, message_id: connection.fetchrow(_GET, message_id),
+    kind=ChatHistoryError,
+    doing=lambda message_id: "read a chat message",
+    changes=False,
+)
 
 
 async def get_chat_message_by_id(
@@ -155,41 +261,104 @@ async def get_chat_message_by_id(
     key = as_uuid(message_id)
     if key is None:
         return None
-    row = await _read(conn, "read a chat message", lambda c: c.fetchrow(_GET[user_id is not None], key, user_id))
-    return None if row is None else _message(row)
+    row = await _get.call(key, conn)
+    if row is None or (user_id is not None and row["user_id"] != user_id):
+        return None
+    return _message(row)
 
 
-_DELETE = _confined("""
+class _Owned(NamedTuple):
+    """A message or a thread, and the user to whom the call is confined, if it is."""
+
+    key: Any
+    user_id: int | None
+
+
+# In the order of the keys, here and below: two deletions in different orders would deadlock.
+_DELETE = f"""
+    WITH {LOCK_GUARD},
+    locked AS MATERIALIZED (
+        SELECT message.id, message.thread_id
+          FROM lock_guard, unnest($2::uuid[], $3::bigint[]) AS given (id, user_id)
+          JOIN chat_history AS message
+            ON message.id = given.id AND message.user_id = coalesce(given.user_id, message.user_id)
+         ORDER BY message.id, message.thread_id
+           FOR UPDATE OF message
+    )
     DELETE FROM chat_history
-     WHERE id = $1 {user}
-""")
+     USING locked
+     WHERE chat_history.id = locked.id AND chat_history.thread_id = locked.thread_id
+    RETURNING chat_history.id
+"""
+
+
+async def _delete_shared(c: Connection, messages: Sequence[_Owned], limits: Limits) -> list[bool]:
+    rows = await c.fetch(_DELETE, limits.lock_timeout, *zip(*messages, strict=True))
+    deleted = {row["id"] for row in rows}
+    return [message.key in deleted for message in messages]
+
+
+_delete = SharedStatement(
+    _delete_shared,
+    kind=ChatHistoryError,
+    doing=lambda message: "delete a chat message",
+    changes=True,
+    repeatable=False,
+    key=lambda message: message.key,
+)
 
 
 async def delete_chat_message(message_id: str, *, user_id: int | None = None, conn: Connection | None = None) -> bool:
     """Delete the message with this id; True if there was one."""
     _check_user(user_id)
     key = as_uuid(message_id)
-    if key is None:
-        return False
-    sql = _DELETE[user_id is not None]
-    return await _write(conn, "delete a chat message", lambda c: c.execute(sql, key, user_id), False) == "DELETE 1"
+    return key is not None and await _delete.call(_Owned(key, user_id), conn)
 
 
-_DELETE_THREAD = _confined("""
-    DELETE FROM chat_history
-     WHERE thread_id = $1 {user}
-""")
+_DELETE_THREAD = f"""
+    WITH {LOCK_GUARD},
+    locked AS MATERIALIZED (
+        SELECT message.id, message.thread_id
+          FROM lock_guard, unnest($2::text[], $3::bigint[]) AS given (thread_id, user_id)
+          JOIN chat_history AS message
+            ON message.thread_id = given.thread_id AND message.user_id = coalesce(given.user_id, message.user_id)
+         ORDER BY message.id, message.thread_id
+           FOR UPDATE OF message
+    ),
+    deleted AS (
+        DELETE FROM chat_history
+         USING locked
+         WHERE chat_history.id = locked.id AND chat_history.thread_id = locked.thread_id
+        RETURNING chat_history.thread_id
+    )
+    SELECT thread_id, count(*) AS count
+      FROM deleted
+     GROUP BY thread_id
+"""
+
+
+async def _delete_threads_shared(c: Connection, threads: Sequence[_Owned], limits: Limits) -> list[int]:
+    rows = await c.fetch(_DELETE_THREAD, limits.lock_timeout, *zip(*threads, strict=True))
+    counts = {row["thread_id"]: row["count"] for row in rows}
+    return [counts.get(thread.key, 0) for thread in threads]
+
+
+_delete_threads = SharedStatement(
+    _delete_threads_shared,
+    kind=ChatHistoryError,
+    doing=lambda thread: f"delete thread {thread.key!r}",
+    changes=True,
+    repeatable=False,
+    key=lambda thread: thread.key,
+)
 
 
 async def delete_thread_history(thread_id: str, *, user_id: int | None = None, conn: Connection | None = None) -> int:
     """Delete all messages of a thread; how many there were."""
     _check_user(user_id)
-    sql = _DELETE_THREAD[user_id is not None]
-    status = await _write(conn, f"delete thread {thread_id!r}", lambda c: c.execute(sql, thread_id, user_id), False)
-    return _count(status)
+    return await _delete_threads.call(_Owned(thread_id, user_id), conn)
 
 
-# In the order of the key: two clean-ups at once would deadlock.
 _DELETE_BEFORE = _confined("""
     DELETE FROM chat_history
      WHERE (id, thread_id) IN (
@@ -374,7 +543,9 @@ async def _write(
 
 
 def _message(row: Record) -> Message:
-    return dict(row) | {"metadata": json.loads(row["metadata"])}
+    message = dict(row)
+    message["metadata"] = decode_json(message["metadata"])
+    return message
 
 
 def _count(status: str) -> int:

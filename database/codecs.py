@@ -16,6 +16,14 @@ def encode_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
+_decode = json.JSONDecoder().raw_decode
+
+
+def decode_json(text: str) -> Any:
+    """JSON *text* as PostgreSQL writes it, as a Python object; `json.loads` looks at its arguments for longer."""
+    return _decode(text)[0]
+
+
 def encode_metadata(metadata: Mapping[str, Any] | None, kind: type[DatabaseError], owner: str) -> str:
     """The *metadata* of *owner* ("document 'x'") as JSON text; raises *kind* where it is no JSON object."""
     metadata = metadata or {}

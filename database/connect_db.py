@@ -15,7 +15,16 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from .exceptions import DatabaseError, Failure, PoolTimeoutError, classify, raised_by_driver, translate, translated
+from .exceptions import (
+    ConnectionPoolError,
+    DatabaseError,
+    Failure,
+    PoolTimeoutError,
+    classify,
+    raised_by_driver,
+    translate,
+    translated,
+)
 from .health import health_check, health_report, ping_postgres
 from .pool import Connection, Pool, Record, backoff
 from .registry import (
@@ -86,7 +95,7 @@ async def perform(
     *work* must be one statement, or reads. Without *conn* it is repeated until DB_CONNECTION_TIMEOUT where it certainly
     had no effect, and where the answer was lost and it is *repeatable*: a read, or a write with a key of our own. What
     the driver raises becomes *kind*, with *doing* ("store document 'x'") in its text; where it *changes* something and
-    the answer was lost, `OutcomeUnknownError`.
+    an answer was lost, `OutcomeUnknownError`, whatever became of the repetitions.
     """
     if conn is not None:
         check_open(conn, doing)
@@ -97,8 +106,14 @@ async def perform(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + pool.settings.connection_timeout
     attempt = 0
+    unknown: Exception | None = None
     while True:
-        connection = await pool.borrow(deadline)
+        try:
+            connection = await pool.borrow(deadline)
+        except ConnectionPoolError:
+            if unknown is None:
+                raise
+            raise translate(unknown, kind, doing, changes=changes) from unknown
         try:
             result = await work(connection)
         except Exception as exc:
@@ -109,11 +124,12 @@ async def perform(
             failure = classify(exc, closed=closed)
             # at once the first time: an idle connection whose server was restarted is replaced by a good one
             delay = 0.0 if attempt == 0 else backoff(attempt)
+            if failure is Failure.UNKNOWN and changes and unknown is None:
+                unknown = exc
             # what took longer than DB_COMMAND_TIMEOUT once would do so again, on top of what still runs
-            unknown = failure is Failure.UNKNOWN and repeatable and not isinstance(exc, TimeoutError)
-            again = failure in (Failure.NEVER_SENT, Failure.UNDONE) or unknown
-            if not again or loop.time() + delay >= deadline:
-                raise translate(exc, kind, doing, changes=changes, closed=closed) from exc
+            harmless = failure is not Failure.UNKNOWN or (repeatable and not isinstance(exc, TimeoutError))
+            if failure is Failure.PERMANENT or not harmless or loop.time() + delay >= deadline:
+                raise translate(unknown or exc, kind, doing, changes=changes, closed=closed or bool(unknown)) from exc
             log.debug("again, attempt %d: %s", attempt + 1, doing)
         except BaseException:
             pool.give_back(connection, clean=False)

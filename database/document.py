@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from functools import cache
-from typing import Any, TypeVar
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from .codecs import encode_metadata
+from .batching import ALONE, LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement
+from .codecs import decode_json, encode_metadata
 from .connect_db import Connection, Record, perform
 from .exceptions import DocumentError
 from .ids import as_uuid, uuid7
@@ -43,17 +44,44 @@ async def init_document_table(*, conn: Connection | None = None) -> None:
     await apply_migration("0001", conn=conn)
 
 
+# In the order of the codes, as all statements that lock several documents: in different orders they would deadlock.
 _INSERT = f"""
+    WITH {LOCK_GUARD}
     INSERT INTO document (id, code, name, content, metadata, language)
-    VALUES ($1, $2, $3, $4, $5::text::jsonb, $6)
+    SELECT given.id, given.code, given.name, given.content, given.metadata::jsonb, given.language
+      FROM lock_guard,
+           unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+               AS given (id, code, name, content, metadata, language)
+     ORDER BY given.code
     ON CONFLICT (code) DO NOTHING
     RETURNING {_COLUMNS_WITHOUT_CONTENT}
 """
 _GET_OWN = f"""
     SELECT {_COLUMNS_WITHOUT_CONTENT}
       FROM document
-     WHERE id = $1 AND code = $2
+     WHERE id = ANY($1) AND code = ANY($2)
 """
+
+
+async def _insert_shared(c: Connection, documents: Sequence[_Given], limits: Limits) -> list[Record | None]:
+    columns = [list(column) for column in zip(*documents, strict=True)]
+    rows = await c.fetch(_INSERT, limits.lock_timeout, *columns[:6])
+    if len(rows) < len(documents):
+        # a repetition, whose first attempt was done although its answer was lost, finds its own row; in a statement of
+        # its own, because it may have had to wait for that attempt to be committed
+        rows += await c.fetch(_GET_OWN, *columns[:2])
+    own = {row["id"]: row for row in rows}
+    return [own.get(str(document.id)) for document in documents]
+
+
+_insert = SharedStatement(
+    _insert_shared,
+    kind=DocumentError,
+    doing=lambda document: f"store {_named(document.code)}",
+    changes=True,
+    key=lambda document: document.code,
+    size=lambda document: document.size,
+)
 
 
 async def insert_document(
@@ -72,22 +100,8 @@ async def insert_document(
     `DocumentError` where the code is taken (`sqlstate` 23505), where *metadata* is not JSON, and where PostgreSQL
     cannot store the text (a NUL character, more than 64 MiB).
     """
-    _check_text(code, name, content)
-    arguments = (
-        uuid7(),
-        code,
-        name,
-        content,
-        encode_metadata(metadata, DocumentError, _named(code)),
-        _configuration(code, language),
-    )
-
-    async def store(c: Connection) -> Record | None:
-        # a repetition, whose first attempt was done although its answer was lost, finds its own row; in a statement of
-        # its own, because it may have had to wait for that attempt to be committed
-        return await c.fetchrow(_INSERT, *arguments) or await c.fetchrow(_GET_OWN, arguments[0], code)
-
-    row = await _write(conn, f"store {_named(code)}", store)
+    given = _given({"name": name, "code": code, "content": content, "metadata": metadata, "language": language})
+    row = await _insert.call(given, conn)
     if row is None:
         raise DocumentError(
             f"cannot store {_named(code)}: there is one under this code already; upsert_document() replaces it",
@@ -111,11 +125,13 @@ def _upsert(keep: frozenset[str]) -> str:
     new = ", ".join(f"changed.{column}" for column in [*compared, "content_hash"])
     excluded = ", ".join(f"excluded.{column}" for column in [*compared, "content_hash"])
     return f"""
-        WITH changed AS (
+        WITH {LOCK_GUARD},
+        changed AS (
             SELECT given.id, given.code, given.name, given.content, given.metadata::jsonb AS metadata, given.language,
                    given.source, document_hash(given.content) AS content_hash
-              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
-                   AS given (id, code, name, content, metadata, language, source)
+              FROM lock_guard,
+                   unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+                       AS given (id, code, name, content, metadata, language, source)
         ),
         written AS (
             INSERT INTO document (id, code, name, content, metadata, language, source)
@@ -140,9 +156,36 @@ def _upsert(keep: frozenset[str]) -> str:
              WHERE code NOT IN (SELECT code FROM written) AND ({stored}) IS NOT DISTINCT FROM ({new})
         )
         SELECT {_COLUMNS_WITHOUT_CONTENT},
-               CASE WHEN id = ANY($1) THEN 'inserted' WHEN written THEN 'updated' ELSE 'unchanged' END AS status
+               CASE WHEN id = ANY($2) THEN 'inserted' WHEN written THEN 'updated' ELSE 'unchanged' END AS status
           FROM found
     """
+
+
+async def _upsert_all(keep: frozenset[str], c: Connection, documents: Sequence[_Given], limits: Limits) -> list[Record]:
+    found: dict[str, Record] = {}
+    for _ in range(_UPSERT_ATTEMPTS):
+        missing = [document for document in documents if document.code not in found]
+        columns = [list(column) for column in zip(*missing, strict=True)]
+        rows = await c.fetch(_upsert(keep), limits.lock_timeout, *columns)
+        found |= {row["code"]: row for row in rows}
+        if len(found) == len(documents):
+            return [found[document.code] for document in documents]
+    code = next(document.code for document in documents if document.code not in found)
+    raise DocumentError(
+        f"cannot store {_named(code)}: the server neither stores nor shows it (a trigger, a row policy?)"
+    )
+
+
+@cache
+def _upsert_shared(keep: frozenset[str]) -> SharedStatement[_Given, Record]:
+    return SharedStatement(
+        partial(_upsert_all, keep),
+        kind=DocumentError,
+        doing=lambda document: f"store {_named(document.code)}",
+        changes=True,
+        key=lambda document: document.code,
+        size=lambda document: document.size,
+    )
 
 
 async def upsert_document(
@@ -163,7 +206,7 @@ async def upsert_document(
     """
     document = {"name": name, "code": code, "content": content, "metadata": metadata, "language": language}
     keep = frozenset({"source"} | {column for column, value in document.items() if value is None})
-    (row,) = await _upsert_all([document], keep, f"store {_named(code)}", conn)
+    row = await _upsert_shared(keep).call(_given(document), conn)
     return _document(row, content=content, status=row["status"])
 
 
@@ -182,28 +225,10 @@ async def upsert_documents(
         raise DocumentError(f"cannot store documents: {twice!r} is the code of two of them")
     if not documents:
         return []
-    rows = await _upsert_all(documents, frozenset(), f"store {len(documents)} documents", conn)
+    given = [_given(document) for document in documents]
+    doing = f"store {len(documents)} documents"
+    rows = await _write(conn, doing, lambda c: _upsert_all(frozenset(), c, given, ALONE))
     return [{"id": row["id"], "code": row["code"], "status": row["status"]} for row in rows]
-
-
-async def _upsert_all(
-    documents: Sequence[Mapping[str, Any]], keep: frozenset[str], doing: str, conn: Connection | None
-) -> list[Record]:
-    given = []
-    for document in documents:
-        code = document["code"]
-        _check_text(code, document["name"], document["content"])
-        metadata = encode_metadata(document.get("metadata"), DocumentError, _named(code))
-        language = _configuration(code, document.get("language"))
-        given.append((uuid7(), code, document["name"], document["content"], metadata, language, document.get("source")))
-    found: dict[str, Record] = {}
-    for _ in range(_UPSERT_ATTEMPTS):
-        columns = [list(column) for column in zip(*(row for row in given if row[1] not in found), strict=True)]
-        rows = await _write(conn, doing, lambda c: c.fetch(_upsert(keep), *columns))  # noqa: B023 (awaited at once)
-        found |= {row["code"]: row for row in rows}
-        if len(found) == len(given):
-            return [found[row[1]] for row in given]
-    raise DocumentError(f"cannot {doing}: the server neither stores nor shows it (a trigger, a row policy?)")
 
 
 _GET = f"""
@@ -211,11 +236,33 @@ _GET = f"""
       FROM document
      WHERE code = $1
 """
+# As many contents as fit into $2 bytes, at least one; octet_length knows the length of a long text without reading it.
+_GET_SHARED = f"""
+    SELECT {_COLUMNS.replace("content", "CASE WHEN fits THEN content END AS content")}
+      FROM (SELECT *, sum(octet_length(content)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(content) < $2 AS fits
+              FROM document
+             WHERE code = ANY($1)) AS found
+"""
+
+
+async def _get_shared(connection: Connection, codes: Sequence[str], limits: Limits) -> list[Record | NotYet | None]:
+    found = {row["code"]: row for row in await connection.fetch(_GET_SHARED, codes, limits.answer_bytes)}
+    rows = [found.get(code) for code in codes]
+    return [row if row is None or row["content"] is not None else NOT_YET for row in rows]
+
+
+_get = SharedStatement(
+    _get_shared,
+    alone=lambda connection, code: connection.fetchrow(_GET, code),
+    kind=DocumentError,
+    doing=lambda code: f"read {_named(code)}",
+    changes=False,
+)
 
 
 async def get_document_by_code(code: str, *, conn: Connection | None = None) -> Document | None:
     """The document under *code*, None if there is none."""
-    row = await _read(conn, f"read {_named(code)}", lambda c: c.fetchrow(_GET, code))
+    row = await _get.call(code, conn)
     return None if row is None else _document(row)
 
 
@@ -419,11 +466,43 @@ async def search_documents(
     return [_document(row, rank=row["rank"], snippet=row["snippet"]) for row in rows]
 
 
-_UPDATE_CONTENT = """
+_UPDATE_CONTENT = f"""
+    WITH {LOCK_GUARD},
+    given AS (
+        SELECT *
+          FROM unnest($2::text[], $3::text[]) AS given (code, content)
+    ),
+    locked AS MATERIALIZED (
+        SELECT document.code
+          FROM lock_guard, document
+         WHERE document.code = ANY($2)
+         ORDER BY document.code
+           FOR UPDATE OF document
+    )
     UPDATE document
-       SET content = $2, updated_at = clock_timestamp()
-     WHERE code = $1
+       SET content = given.content, updated_at = clock_timestamp()
+      FROM locked
+      JOIN given USING (code)
+     WHERE document.code = locked.code
+    RETURNING document.code
 """
+
+
+async def _update_shared(c: Connection, items: Sequence[tuple[str, str]], limits: Limits) -> list[bool]:
+    codes, contents = zip(*items, strict=True)
+    rows = await c.fetch(_UPDATE_CONTENT, limits.lock_timeout, codes, contents)
+    updated = {row["code"] for row in rows}
+    return [code in updated for code in codes]
+
+
+_update = SharedStatement(
+    _update_shared,
+    kind=DocumentError,
+    doing=lambda item: f"update {_named(item[0])}",
+    changes=True,
+    key=lambda item: item[0],
+    size=lambda item: _bytes(*item),
+)
 
 
 async def update_document_content(code: str, content: str, *, conn: Connection | None = None) -> bool:
@@ -433,14 +512,39 @@ async def update_document_content(code: str, content: str, *, conn: Connection |
     Raises `DocumentError` where PostgreSQL cannot store the text (a NUL character, more than 64 MiB).
     """
     _check_text(code, "", content)
-    status = await _write(conn, f"update {_named(code)}", lambda c: c.execute(_UPDATE_CONTENT, code, content))
-    return status == "UPDATE 1"
+    return await _update.call((code, content), conn)
 
 
-_DELETE = """
+_DELETE = f"""
+    WITH {LOCK_GUARD},
+    locked AS MATERIALIZED (
+        SELECT document.code
+          FROM lock_guard, document
+         WHERE document.code = ANY($2)
+         ORDER BY document.code
+           FOR UPDATE OF document
+    )
     DELETE FROM document
-     WHERE code = $1
+     USING locked
+     WHERE document.code = locked.code
+    RETURNING document.code
 """
+
+
+async def _delete_shared(c: Connection, codes: Sequence[str], limits: Limits) -> list[bool]:
+    deleted = {row["code"] for row in await c.fetch(_DELETE, limits.lock_timeout, codes)}
+    return [code in deleted for code in codes]
+
+
+# not repeatable: a repetition could delete a document that somebody stored under the same code meanwhile
+_delete = SharedStatement(
+    _delete_shared,
+    kind=DocumentError,
+    doing=lambda code: f"delete {_named(code)}",
+    changes=True,
+    repeatable=False,
+    key=lambda code: code,
+)
 
 
 async def delete_document(code: str, *, conn: Connection | None = None) -> bool:
@@ -450,22 +554,15 @@ async def delete_document(code: str, *, conn: Connection | None = None) -> bool:
     Not repeated where its answer was lost (`OutcomeUnknownError`): a repetition could delete a document that somebody
     stored under the same code meanwhile.
     """
-    status = await _write(conn, f"delete {_named(code)}", lambda c: c.execute(_DELETE, code), repeatable=False)
-    return status == "DELETE 1"
-
-
-_DELETE_MANY = """
-    DELETE FROM document
-     WHERE code IN (SELECT code FROM document WHERE code = ANY($1) ORDER BY code FOR UPDATE)
-"""
+    return await _delete.call(code, conn)
 
 
 async def delete_documents(codes: Sequence[str], *, conn: Connection | None = None) -> int:
     """Delete the documents under *codes*, all in one statement; how many there were."""
     _check_codes(codes)
     doing = f"delete {len(codes)} documents"
-    status = await _write(conn, doing, lambda c: c.execute(_DELETE_MANY, list(codes)), repeatable=False)
-    return int(status.rpartition(" ")[2])
+    deleted = await _write(conn, doing, lambda c: _delete_shared(c, list(set(codes)), ALONE), repeatable=False)
+    return sum(deleted)
 
 
 # The planner's own arithmetic: tuples per page when last counted, times the pages that there are now.
@@ -547,9 +644,42 @@ _KEYS = ("id", "name", "code", "content", "metadata", "language", "source", "cre
 
 def _document(row: Record, **more: Any) -> Document:
     """The row as a plain dict in the order of the columns; *more* holds what the statement did not return, or adds."""
-    values = dict(row) | more
-    values["metadata"] = json.loads(values["metadata"])
+    values = dict(row)
+    values["metadata"] = decode_json(values["metadata"])
+    if not more:
+        return values
+    values |= more
     return {key: values[key] for key in (*_KEYS, *more) if key in values}
+
+
+class _Given(NamedTuple):
+    """A document that is to be stored, as the statements take it."""
+
+    id: UUID
+    code: str
+    name: str
+    content: str
+    metadata: str
+    language: str
+    source: str | None
+
+    @property
+    def size(self) -> int:
+        return _bytes(self.code, self.name, self.content, self.metadata)
+
+
+def _given(document: Mapping[str, Any]) -> _Given:
+    """*document* with what it lacks; raises `DocumentError` where it cannot be stored."""
+    code = document["code"]
+    _check_text(code, document["name"], document["content"])
+    metadata = encode_metadata(document.get("metadata"), DocumentError, _named(code))
+    language = _configuration(code, document.get("language"))
+    return _Given(uuid7(), code, document["name"], document["content"], metadata, language, document.get("source"))
+
+
+def _bytes(*texts: str) -> int:
+    """About how long *texts* are on the line; at least one byte a character."""
+    return sum(map(len, texts))
 
 
 def _named(code: object) -> str:

@@ -287,6 +287,13 @@ def translate(
     return DatabaseNotAvailableError(f"{what}: {reason(exc)}", **about, retryable=retryable)  # type: ignore[arg-type]
 
 
+def copy_error(exc: DatabaseError) -> DatabaseError:
+    """Another exception that says the same: one that several callers raise would collect all their tracebacks."""
+    error = type(exc)(str(exc), original_error=exc.original_error, sqlstate=exc.sqlstate, retryable=exc.retryable)
+    error.__cause__ = exc.__cause__
+    return error
+
+
 @contextmanager
 def translated(
     is_closed: Callable[[], bool],

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable,
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
@@ -108,6 +108,17 @@ class PooledConnection(_AsyncpgConnection):
         return _RESET_QUERY
 
 
+class Companion(Protocol):
+    """What lives with a pool, for the calls that share its connections."""
+
+    @property
+    def queued(self) -> int:
+        """How many calls wait behind the one that waits for a connection for all of them."""
+
+    async def finish(self, timeout: float) -> None:
+        """Begin nothing new and be done within *timeout* seconds."""
+
+
 class Pool:
     """
     Connections to one database. `get_connection_pool()` makes it; asyncpg's pool methods work on it.
@@ -120,6 +131,7 @@ class Pool:
         self.name = name
         self.settings = settings
         self.redacted_url = settings.redacted_url
+        self.companions: dict[object, Companion] = {}
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
@@ -130,7 +142,7 @@ class Pool:
         self._connectors: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
         self._generation = 0
-        self._closing = False
+        self._finishing = self._closing = False
         self._connect_error: BaseException | None = None
         self._drained: asyncio.Future[None] | None = None
         self._timer = self._loop.call_later(_MAINTENANCE_SECONDS, self._maintain)
@@ -144,11 +156,18 @@ class Pool:
 
         Raises `PoolTimeoutError` where all are in use until then, `DatabaseNotAvailableError` where none can be had.
         """
+        connection = self.borrow_nowait()
+        if connection is None:
+            self._counters["requests"] += 1
+            connection = await self._wait(deadline)
+        return connection
+
+    def borrow_nowait(self) -> PooledConnection | None:
+        """As `borrow`, if an idle connection is there and nobody waits for one; None if not."""
         self._check_usable()
-        self._counters["requests"] += 1
-        if not self._waiters and (connection := self._pop_idle()) is not None:
-            return connection
-        return await self._wait(deadline)
+        connection = None if self._waiters else self._pop_idle()
+        self._counters["requests"] += connection is not None
+        return connection
 
     def give_back(self, connection: PooledConnection, *, clean: bool = True) -> None:
         """Give back what `borrow` gave; *clean* False has its session reset first, in the background."""
@@ -204,11 +223,7 @@ class Pool:
         return None
 
     async def _wait(self, deadline: float) -> PooledConnection:
-        limit = self.settings.max_waiting
-        if limit and len(self._waiters) >= limit:
-            raise PoolTimeoutError(
-                f"{len(self._waiters)} callers wait for a connection already (DB_MAX_WAITING)", retryable=True
-            )
+        self.check_line()
         waiter: asyncio.Future[PooledConnection] = self._loop.create_future()
         self._waiters.append(waiter)
         self._grow()
@@ -228,6 +243,15 @@ class Pool:
             timer.cancel()
             self._counters["wait_seconds"] += self._loop.time() - began
 
+    def _waiting(self) -> int:
+        return len(self._waiters) + sum(companion.queued for companion in self.companions.values())
+
+    def check_line(self) -> None:
+        """Raise `PoolTimeoutError` where DB_MAX_WAITING callers wait for a connection."""
+        limit = self.settings.max_waiting
+        if limit and (waiting := self._waiting()) >= limit:
+            raise PoolTimeoutError(f"{waiting} callers wait for a connection already (DB_MAX_WAITING)", retryable=True)
+
     def _expire(self, waiter: asyncio.Future[PooledConnection], waited: float) -> None:
         if waiter.done():
             return
@@ -240,7 +264,7 @@ class Pool:
         waiter.set_exception(
             PoolTimeoutError(
                 f"no connection became free in {waited:.3g} s: {len(self._busy)} of {self.settings.max_connections} "
-                f"are in use and {len(self._waiters)} more callers wait; hold connections for a shorter time, or "
+                f"are in use and {self._waiting()} more callers wait; hold connections for a shorter time, or "
                 "raise DB_MAX_CONNECTIONS",
                 retryable=True,
             )
@@ -426,19 +450,24 @@ class Pool:
 
     async def close(self, timeout: float = 10.0) -> None:
         """
-        Refuse new callers, wait up to *timeout* seconds for connections that are out, close all of them.
+        Finish accepted calls, refuse new callers, wait for connections that are out, and close all of them.
 
-        Those that are still out then are cut off. Ends within *timeout* and a little, whatever the server does.
+        For up to *timeout* seconds altogether; what is still out then is cut off. Ends within that time and a little,
+        whatever the server does.
         """
+        deadline = self._loop.time() + timeout
+        self._finishing = True
+        if self.companions:
+            await asyncio.gather(*(companion.finish(timeout) for companion in self.companions.values()))
         self._closing = True
         self._timer.cancel()
-        self._refuse_waiters(self._closed_error)
+        self._refuse_waiters(self.closed_error)
         for task in self._connectors:
             task.cancel()
         try:
             if self._busy:
                 self._drained = self._drained or self._loop.create_future()
-                await asyncio.wait([self._drained], timeout=timeout)
+                await asyncio.wait([self._drained], timeout=max(0.0, deadline - self._loop.time()))
             self.expire_connections()
             while self._chores or self._connectors:
                 _, late = await asyncio.wait([*self._chores, *self._connectors], timeout=_CLOSE_SECONDS)
@@ -459,18 +488,19 @@ class Pool:
         self._busy.clear()
         self._resetting.clear()
         self._check_drained()
-        self._refuse_waiters(self._closed_error)
+        self._refuse_waiters(self.closed_error)
 
     def _check_drained(self) -> None:
         if self._drained is not None and not self._busy and not self._drained.done():
             self._drained.set_result(None)
 
-    def _closed_error(self) -> ConnectionPoolError:
+    def closed_error(self) -> ConnectionPoolError:
+        """What callers of a closed pool get."""
         return ConnectionPoolError("the connection pool is closed; get_connection_pool() opens a new one")
 
     def _check_usable(self) -> None:
         if self._closing:
-            raise self._closed_error()
+            raise self.closed_error()
         if self._loop is not asyncio.get_running_loop():
             raise ConnectionPoolError(
                 "this pool belongs to another event loop; ask get_connection_pool() for the one of this loop"
@@ -496,7 +526,7 @@ class Pool:
 
     def is_closing(self) -> bool:
         """True from the first `close()` or `terminate()` on."""
-        return self._closing
+        return self._finishing or self._closing
 
     def get_size(self) -> int:
         """Open connections."""
@@ -530,7 +560,7 @@ class Pool:
             "size": self.get_size(),
             "idle": len(self._idle),
             "in_use": len(self._busy),
-            "waiting": len(self._waiters),
+            "waiting": self._waiting(),
             "min_size": self.get_min_size(),
             "max_size": self.get_max_size(),
             **self._counters,

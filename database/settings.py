@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     statement_timeout: _Seconds | None = Field(default=None, validation_alias="DB_STATEMENT_TIMEOUT")
     max_idle: _Seconds = Field(default=300, validation_alias="DB_MAX_IDLE")
     max_lifetime: _Seconds = Field(default=3600, validation_alias="DB_MAX_LIFETIME")
+    batching: Literal["on", "off"] = Field(default="on", validation_alias="DB_BATCHING")
+    batch_max_rows: int = Field(default=256, ge=1, validation_alias="DB_BATCH_MAX_ROWS")
+    batch_max_bytes: int = Field(default=4 * 2**20, ge=1, validation_alias="DB_BATCH_MAX_BYTES")
 
     embedded: Literal["auto", "never"] = Field(default="auto", validation_alias="DB_EMBEDDED")
     embedded_dir: Path | None = Field(default=None, validation_alias="DB_EMBEDDED_DIR")

@@ -1,0 +1,421 @@
+"""
+Concurrent calls of one kind share statements, and nobody can tell, except by the clock.
+
+A call that finds its lane free runs at once, by itself, in the caller's task. Calls that arrive meanwhile wait; as soon
+as the lane is free they become one statement. A connection is borrowed for each statement, so a lane stands in line
+like anybody else. A statement that fails for several calls is repeated in halves, down to the call that is to blame; a
+statement that waits, for a lock or for a slow server, does not keep the next one from being sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from contextvars import Context
+from typing import Generic, NamedTuple, TypeVar, cast
+
+import asyncpg
+
+from .connect_db import Connection, Pool, get_connection_pool, perform
+from .exceptions import ConnectionPoolError, DatabaseError, Failure, classify, copy_error, raised_by_driver, translate
+from .pool import PooledConnection, backoff
+from .registry import open_pool
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Two, so that the server works on one statement while this process makes the next and reads the answer to the last.
+_WIDTH = 2
+# A call waits for so long behind statements of others; then its own is sent beside them.
+_PATIENCE = 0.05
+_LOCK_TIMEOUT = "250ms"
+
+
+class Limits(NamedTuple):
+    """
+    What a shared statement must keep to; None and None for a call that is alone.
+
+    *answer_bytes*: results that would make the answer longer are left for the next statement, except for the first.
+    *lock_timeout*: how long it may wait for a lock (as PostgreSQL writes it), which only one of the calls needs.
+    """
+
+    answer_bytes: int | None
+    lock_timeout: str | None
+
+
+ALONE = Limits(None, None)
+# For statements that lock rows; $1 is `Limits.lock_timeout`. Local to the statement's transaction, so nothing of it
+# stays in the session, and without a round trip of its own.
+LOCK_GUARD = """
+    lock_guard AS MATERIALIZED (
+        SELECT CASE WHEN $1::text IS NOT NULL THEN set_config('lock_timeout', $1, true) END
+    )
+"""
+
+
+class NotYet:
+    """In place of a result that the answer had no room for."""
+
+
+NOT_YET = NotYet()
+
+
+class SharedStatement(Generic[Item, Result]):
+    """
+    What the calls of one kind have in common.
+
+    `await run(connection, items, limits)` performs the calls *items* by one statement and returns their results in the
+    same order, `NOT_YET` for those that had no room. `alone(connection, item)`, if there is something quicker for one
+    call than `run`, returns its result. *key*: what a statement may speak of only once. *size*: the bytes
+    of a call's parameters. *doing* ("read document 'x'") and *kind* are for errors; *changes* and *repeatable* as for
+    `perform`.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Connection, Sequence[Item], Limits], Awaitable[Sequence[Result | NotYet]]],
+        *,
+        kind: type[DatabaseError],
+        doing: Callable[[Item], str],
+        changes: bool,
+        repeatable: bool = True,
+        alone: Callable[[Connection, Item], Awaitable[Result]] | None = None,
+        key: Callable[[Item], Hashable] | None = None,
+        size: Callable[[Item], int] | None = None,
+    ) -> None:
+        self.run = run
+        self.alone = alone or self._run_alone
+        self.kind = kind
+        self.doing = doing
+        self.changes = changes
+        self.repeatable = repeatable
+        self.key = key
+        self.size = size
+
+    def call(self, item: Item, conn: Connection | None) -> Awaitable[Result]:
+        """
+        The result for *item*: through *conn* if given, else through the default pool, shared with concurrent calls.
+
+        Raises as `perform` does.
+        """
+        # no coroutine of its own: at full load, each one between the caller and the answer costs more than a row
+        pool = open_pool() if conn is None else None
+        if pool is None:
+            return self._perform(item, conn)
+        lane = pool.companions.get(self)
+        return cast("Lane[Item, Result]", lane).call(item) if lane is not None else self._perform(item, None)
+
+    async def _perform(self, item: Item, conn: Connection | None) -> Result:
+        if conn is None:
+            pool = await get_connection_pool()
+            if pool.settings.batching == "on":
+                lane = pool.companions.setdefault(self, Lane(pool, self))
+                return await cast("Lane[Item, Result]", lane).call(item)
+        return await perform(
+            lambda connection: self.alone(connection, item),
+            conn=conn,
+            kind=self.kind,
+            doing=self.doing(item),
+            changes=self.changes,
+            repeatable=self.repeatable,
+        )
+
+    async def _run_alone(self, connection: Connection, item: Item) -> Result:
+        (result,) = await self.run(connection, (item,), ALONE)
+        return cast("Result", result)
+
+    def error(self, exc: Exception, item: Item, *, closed: bool = True) -> Exception:
+        """*exc*, or what stands for it, as an exception of *item*'s own."""
+        if isinstance(exc, DatabaseError):
+            return copy_error(exc)
+        if not raised_by_driver(exc):
+            return exc
+        error = translate(exc, self.kind, self.doing(item), changes=self.changes, closed=closed)
+        error.__cause__ = exc
+        return error
+
+
+class _Call(Generic[Item, Result]):
+    """
+    A call that waits for its turn.
+
+    *share*: the largest statement that it may be part of, in calls; less after each failure that may be another's
+    fault. *unknown*: the error of the attempt that may have been done.
+    """
+
+    __slots__ = ("attempts", "deadline", "future", "item", "share", "unknown")
+
+    def __init__(self, item: Item, future: asyncio.Future[Result], deadline: float, share: int) -> None:
+        self.item = item
+        self.future = future
+        self.deadline = deadline
+        self.share = share
+        self.attempts = 0
+        self.unknown: Exception | None = None
+
+
+class _Turn:
+    """A statement on its way; one that is overdue has lost its slot to the next."""
+
+    __slots__ = ("began", "has_slot")
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.has_slot = True
+
+
+class Lane(Generic[Item, Result]):
+    """The calls of one kind on one pool: the statements on their way, and the calls that wait."""
+
+    def __init__(self, pool: Pool, statement: SharedStatement[Item, Result]) -> None:
+        settings = pool.settings
+        self._pool = pool
+        self._statement = statement
+        self._loop = asyncio.get_running_loop()
+        self._timeout = settings.connection_timeout
+        self._max_rows = settings.batch_max_rows
+        self._max_bytes = settings.batch_max_bytes
+        self._limits = Limits(settings.batch_max_bytes, _LOCK_TIMEOUT)
+        self._waiting: deque[_Call[Item, Result]] = deque()
+        self._resting: set[_Call[Item, Result]] = set()  # failed, and not yet to be repeated
+        self._turns: set[_Turn] = set()
+        self._free = _WIDTH
+        self._ready: asyncio.Task[None] | None = None  # is about to take the waiting calls
+        self._starved = False  # the ready one stands in line for a connection
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Future[None] | None = None
+
+    def call(self, item: Item) -> Awaitable[Result]:
+        """The result for *item*: at once if no call is before it, else with others in the next statement."""
+        if self._drained is not None:
+            raise self._pool.closed_error()
+        if self._free and not self._waiting and self._ready is None:
+            connection = self._pool.borrow_nowait()
+            if connection is not None:
+                return self._lead(connection, item)
+        if self._starved:
+            self._pool.check_line()
+        call = self._new_call(item, self._loop.time())
+        self._waiting.append(call)
+        if self._look_timer is None or (self._free and self._ready is None):
+            self._go_on()
+        return call.future
+
+    def _new_call(self, item: Item, now: float) -> _Call[Item, Result]:
+        return _Call(item, self._loop.create_future(), now + self._timeout, self._max_rows)
+
+    async def _lead(self, connection: PooledConnection, item: Item) -> Result:
+        turn = self._begin()
+        try:
+            result = await self._statement.alone(connection, item)
+        except Exception as exc:
+            call = self._new_call(item, turn.began)
+            self._failed([call], exc, self._return(connection, exc))
+        except BaseException:
+            self._pool.give_back(connection, clean=False)
+            raise
+        else:
+            self._pool.give_back(connection)
+            return result
+        finally:
+            self._end(turn)
+        return await call.future
+
+    @property
+    def queued(self) -> int:
+        """How many calls wait behind the one that waits for a connection for all of them."""
+        return len(self._waiting) - 1 if self._starved else 0
+
+    async def finish(self, timeout: float) -> None:
+        """Refuse new calls, perform the accepted ones for up to *timeout* seconds, and refuse those that still wait."""
+        if self._drained is None:
+            self._drained = self._loop.create_future()
+        self._go_on()
+        await asyncio.wait([self._drained], timeout=timeout)
+        left = [*self._waiting, *self._resting]
+        self._waiting.clear()
+        self._refuse(left, self._pool.closed_error())
+
+    # -- turns
+
+    def _begin(self) -> _Turn:
+        self._free -= 1
+        turn = _Turn(self._loop.time())
+        self._turns.add(turn)
+        return turn
+
+    def _end(self, turn: _Turn) -> None:
+        self._turns.discard(turn)
+        self._free += turn.has_slot
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Have the waiting calls performed if a slot is free and nobody is about to take them."""
+        if self._waiting:
+            if self._free and self._ready is None:
+                self._ready = self._loop.create_task(self._serve(), context=Context())
+                self._tasks.add(self._ready)
+                self._ready.add_done_callback(self._tasks.discard)
+            if self._look_timer is None:
+                self._look_timer = self._loop.call_later(_PATIENCE, self._look)
+        elif self._drained is not None and not (self._turns or self._resting or self._ready or self._drained.done()):
+            self._drained.set_result(None)
+
+    def _look(self) -> None:
+        """Send the next statement although the last is still on its way, if it takes its time."""
+        self._look_timer = None
+        self._waiting = deque(call for call in self._waiting if not call.future.cancelled())  # they may be large
+        overdue = self._loop.time() - _PATIENCE
+        for turn in self._turns if self._waiting else ():
+            if turn.has_slot and turn.began <= overdue:
+                turn.has_slot = False
+                self._free += 1
+        self._go_on()
+
+    async def _serve(self) -> None:
+        """Perform waiting calls, statement after statement; this task is the `_ready` one until it has taken them."""
+        try:
+            while self._waiting:
+                connection = await self._borrow()
+                if connection is None:
+                    continue
+                await self._perform(connection, self._take())
+                if self._ready is not None or not self._free:
+                    return
+                self._ready = asyncio.current_task()
+                await asyncio.sleep(0)  # who has got an answer may call again
+        except BaseException:  # the event loop is ending
+            for call in self._waiting:
+                call.future.cancel()
+            self._waiting.clear()
+            raise
+        finally:
+            if self._ready is asyncio.current_task():
+                self._ready = None
+            self._go_on()
+
+    async def _borrow(self) -> PooledConnection | None:
+        """A connection for the next statement; None where none is to be had and the calls concerned have been told."""
+        deadline = self._waiting[0].deadline
+        self._starved = True
+        try:
+            return await self._pool.borrow(deadline)
+        except ConnectionPoolError as exc:
+            # at its deadline only those who have reached theirs; a refusal before it concerns all
+            until = deadline if self._loop.time() >= deadline else float("inf")
+            calls = [*self._waiting]
+            self._waiting = deque(call for call in calls if call.deadline > until)
+            self._refuse([call for call in calls if call.deadline <= until], exc)
+            return None
+        finally:
+            self._starved = False
+
+    def _take(self) -> list[_Call[Item, Result]]:
+        """The calls of the next statement: the first ones, as many as may share one."""
+        batch: list[_Call[Item, Result]] = []
+        again: list[_Call[Item, Result]] = []
+        waiting, key_of, size_of = self._waiting, self._statement.key, self._statement.size
+        keys: set[Hashable] = set()
+        share, size = 0, 0
+        while waiting and len(again) < self._max_rows:
+            call = waiting.popleft()
+            if call.future.done():
+                continue
+            if key_of is not None and (key := key_of(call.item)) in keys:
+                again.append(call)
+                continue
+            size += size_of(call.item) if size_of is not None else 0
+            if batch and (call.share != share or len(batch) == share or size > self._max_bytes):
+                again.append(call)
+                break
+            if key_of is not None:
+                keys.add(key)
+            share = call.share
+            batch.append(call)
+        waiting.extendleft(reversed(again))
+        return batch
+
+    # -- a statement, and what becomes of it
+
+    async def _perform(self, connection: PooledConnection, batch: list[_Call[Item, Result]]) -> None:
+        self._ready = None
+        turn = self._begin()
+        self._go_on()  # there may be more than fit in
+        try:
+            results: Sequence[Result | NotYet] = ()
+            if len(batch) == 1:
+                results = [await self._statement.alone(connection, batch[0].item)]
+            elif batch:
+                results = await self._statement.run(connection, [call.item for call in batch], self._limits)
+        except Exception as exc:
+            self._failed(batch, exc, self._return(connection, exc))
+        except BaseException:
+            self._pool.give_back(connection, clean=False)
+            for call in batch:
+                call.future.cancel()
+            raise
+        else:
+            self._pool.give_back(connection)
+            self._answer(batch, results)
+        finally:
+            self._end(turn)
+
+    def _return(self, connection: PooledConnection, exc: Exception) -> bool:
+        """Give *connection* back after *exc*; whether it is closed."""
+        closed = connection.is_closed()
+        self._pool.give_back(connection, clean=isinstance(exc, asyncpg.PostgresError))
+        return closed
+
+    def _answer(self, batch: list[_Call[Item, Result]], results: Sequence[Result | NotYet]) -> None:
+        again = []
+        for call, result in zip(batch, results, strict=True):
+            if isinstance(result, NotYet):
+                again.append(call)
+            elif not call.future.done():
+                call.future.set_result(result)
+        self._put_back(again)
+
+    def _failed(self, batch: list[_Call[Item, Result]], exc: Exception, closed: bool) -> None:
+        """Repeat the calls of a statement that failed, where that is harmless and may help, or tell them."""
+        failure = classify(exc, closed=closed) if raised_by_driver(exc) else Failure.PERMANENT
+        timed_out = isinstance(exc, TimeoutError)
+        # what is refused, or took longer than DB_COMMAND_TIMEOUT, would be so again; of several calls one is to blame
+        by_itself = failure is Failure.PERMANENT or timed_out
+        in_halves = len(batch) > 1 and (by_itself or isinstance(exc, asyncpg.LockNotAvailableError))
+        harmless = failure is not Failure.UNKNOWN or self._statement.repeatable
+        if not harmless or (by_itself and not in_halves):
+            self._refuse(batch, exc, closed)
+            return
+        delay = 0.0 if in_halves or not batch[0].attempts else backoff(batch[0].attempts)
+        for call in batch:
+            if failure is Failure.UNKNOWN and call.unknown is None:
+                call.unknown = exc
+            if in_halves or call.attempts:
+                call.share = max(1, len(batch) // 2)
+            call.attempts += not in_halves
+        until = self._loop.time() + delay if timed_out or not in_halves else 0.0
+        self._refuse([call for call in batch if call.deadline <= until], exc, closed)
+        self._put_back([call for call in batch if call.deadline > until], delay)
+
+    def _put_back(self, calls: list[_Call[Item, Result]], delay: float = 0.0) -> None:
+        """Have *calls* wait again, before all others, in *delay* seconds."""
+        if delay:
+            self._resting.update(calls)
+            self._loop.call_later(delay, self._put_back, calls)
+            return
+        self._resting.difference_update(calls)
+        self._waiting.extendleft(reversed(calls))
+        self._go_on()
+
+    def _refuse(self, calls: Iterable[_Call[Item, Result]], exc: Exception, closed: bool = True) -> None:
+        """Tell each of *calls* about *exc*, or about the attempt before it that may have been done."""
+        for call in calls:
+            if call.future.done():
+                continue
+            if call.unknown is not None and self._statement.changes:
+                error = self._statement.error(call.unknown, call.item, closed=True)
+            else:
+                error = self._statement.error(exc, call.item, closed=closed)
+            call.future.set_exception(error)
