@@ -13,12 +13,22 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from contextvars import Context
+from itertools import chain
 from typing import Generic, NamedTuple, TypeVar, cast
 
 import asyncpg
 
 from .connect_db import Connection, Pool, get_connection_pool, perform
-from .exceptions import ConnectionPoolError, DatabaseError, Failure, classify, copy_error, raised_by_driver, translate
+from .exceptions import (
+    ConnectionPoolError,
+    DatabaseError,
+    Failure,
+    PoolTimeoutError,
+    classify,
+    copy_error,
+    raised_by_driver,
+    translate,
+)
 from .pool import PooledConnection, backoff
 from .registry import open_pool
 
@@ -67,9 +77,9 @@ class SharedStatement(Generic[Item, Result]):
 
     `await run(connection, items, limits)` performs the calls *items* by one statement and returns their results in the
     same order, `NOT_YET` for those that had no room. `alone(connection, item)`, if there is something quicker for one
-    call than `run`, returns its result. *key*: what a statement may speak of only once. *size*: the bytes
-    of a call's parameters. *doing* ("read document 'x'") and *kind* are for errors; *changes* and *repeatable* as for
-    `perform`.
+    call than `run`, returns its result. Calls with the same *key* are performed in the order in which they were made:
+    never by two statements at a time, and, unless *together*, not by the same. *size*: the bytes of a call's
+    parameters. *doing* ("read document 'x'") and *kind* are for errors; *changes* and *repeatable* as for `perform`.
     """
 
     def __init__(
@@ -82,6 +92,7 @@ class SharedStatement(Generic[Item, Result]):
         repeatable: bool = True,
         alone: Callable[[Connection, Item], Awaitable[Result]] | None = None,
         key: Callable[[Item], Hashable] | None = None,
+        together: bool = False,
         size: Callable[[Item], int] | None = None,
     ) -> None:
         self.run = run
@@ -91,6 +102,7 @@ class SharedStatement(Generic[Item, Result]):
         self.changes = changes
         self.repeatable = repeatable
         self.key = key
+        self.together = together
         self.size = size
 
     def call(self, item: Item, conn: Connection | None) -> Awaitable[Result]:
@@ -144,10 +156,11 @@ class _Call(Generic[Item, Result]):
     fault. *unknown*: the error of the attempt that may have been done.
     """
 
-    __slots__ = ("attempts", "deadline", "future", "item", "share", "unknown")
+    __slots__ = ("attempts", "deadline", "future", "item", "key", "share", "unknown")
 
-    def __init__(self, item: Item, future: asyncio.Future[Result], deadline: float, share: int) -> None:
+    def __init__(self, item: Item, key: Hashable, future: asyncio.Future[Result], deadline: float, share: int) -> None:
         self.item = item
+        self.key = key
         self.future = future
         self.deadline = deadline
         self.share = share
@@ -156,17 +169,23 @@ class _Call(Generic[Item, Result]):
 
 
 class _Turn:
-    """A statement on its way; one that is overdue has lost its slot to the next."""
+    """A statement on its way, and the keys of its calls; one that is overdue has lost its slot to the next."""
 
-    __slots__ = ("began", "has_slot")
+    __slots__ = ("began", "has_slot", "keys")
 
-    def __init__(self, began: float) -> None:
+    def __init__(self, began: float, keys: set[Hashable]) -> None:
         self.began = began
+        self.keys = keys
         self.has_slot = True
 
 
 class Lane(Generic[Item, Result]):
-    """The calls of one kind on one pool: the statements on their way, and the calls that wait."""
+    """
+    The calls of one kind on one pool: the statements on their way, and the calls that wait.
+
+    A call that waits is in `_waiting`; in `_behind`, where one with the same key is before it; or in `_resting`, where
+    it has failed and is to be repeated in a moment.
+    """
 
     def __init__(self, pool: Pool, statement: SharedStatement[Item, Result]) -> None:
         settings = pool.settings
@@ -178,7 +197,9 @@ class Lane(Generic[Item, Result]):
         self._max_bytes = settings.batch_max_bytes
         self._limits = Limits(settings.batch_max_bytes, _LOCK_TIMEOUT)
         self._waiting: deque[_Call[Item, Result]] = deque()
-        self._resting: set[_Call[Item, Result]] = set()  # failed, and not yet to be repeated
+        self._behind: dict[Hashable, list[_Call[Item, Result]]] = {}
+        self._resting: set[_Call[Item, Result]] = set()
+        self._under_way: set[Hashable] = set()  # the keys that nobody else may have
         self._turns: set[_Turn] = set()
         self._free = _WIDTH
         self._ready: asyncio.Task[None] | None = None  # is about to take the waiting calls
@@ -187,32 +208,35 @@ class Lane(Generic[Item, Result]):
         self._look_timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
 
+    # -- a call
+
     def call(self, item: Item) -> Awaitable[Result]:
         """The result for *item*: at once if no call is before it, else with others in the next statement."""
         if self._drained is not None:
             raise self._pool.closed_error()
-        if self._free and not self._waiting and self._ready is None:
+        key = None if self._statement.key is None else self._statement.key(item)
+        if self._free and self._ready is None and not self._waiting and key not in self._under_way:
             connection = self._pool.borrow_nowait()
             if connection is not None:
-                return self._lead(connection, item)
+                return self._lead(connection, item, key)
         if self._starved:
             self._pool.check_line()
-        call = self._new_call(item, self._loop.time())
+        call = self._new_call(item, key, self._loop.time())
         self._waiting.append(call)
         if self._look_timer is None or (self._free and self._ready is None):
             self._go_on()
         return call.future
 
-    def _new_call(self, item: Item, now: float) -> _Call[Item, Result]:
-        return _Call(item, self._loop.create_future(), now + self._timeout, self._max_rows)
+    def _new_call(self, item: Item, key: Hashable, now: float) -> _Call[Item, Result]:
+        return _Call(item, key, self._loop.create_future(), now + self._timeout, self._max_rows)
 
-    async def _lead(self, connection: PooledConnection, item: Item) -> Result:
-        turn = self._begin()
+    async def _lead(self, connection: PooledConnection, item: Item, key: Hashable) -> Result:
+        turn = self._begin(() if key is None else (key,))
         try:
             result = await self._statement.alone(connection, item)
         except Exception as exc:
-            call = self._new_call(item, turn.began)
-            self._failed([call], exc, self._return(connection, exc))
+            call = self._new_call(item, key, turn.began)
+            self._failed(turn, [call], exc, self._return(connection, exc))
         except BaseException:
             self._pool.give_back(connection, clean=False)
             raise
@@ -222,6 +246,8 @@ class Lane(Generic[Item, Result]):
         finally:
             self._end(turn)
         return await call.future
+
+    # -- the end of a pool
 
     @property
     def queued(self) -> int:
@@ -234,45 +260,62 @@ class Lane(Generic[Item, Result]):
             self._drained = self._loop.create_future()
         self._go_on()
         await asyncio.wait([self._drained], timeout=timeout)
-        left = [*self._waiting, *self._resting]
+        self._refuse([*self._waiting, *self._resting, *chain(*self._behind.values())], self._pool.closed_error())
         self._waiting.clear()
-        self._refuse(left, self._pool.closed_error())
 
     # -- turns
 
-    def _begin(self) -> _Turn:
+    def _begin(self, keys: Iterable[Hashable]) -> _Turn:
         self._free -= 1
-        turn = _Turn(self._loop.time())
+        turn = _Turn(self._loop.time(), set(keys))
         self._turns.add(turn)
+        self._under_way |= turn.keys
         return turn
 
     def _end(self, turn: _Turn) -> None:
         self._turns.discard(turn)
         self._free += turn.has_slot
+        self._let_go(turn.keys)
         self._go_on()
+
+    def _let_go(self, keys: Iterable[Hashable]) -> None:
+        for key in keys:
+            self._under_way.discard(key)
+            self._waiting.extendleft(reversed(self._behind.pop(key, ())))
 
     def _go_on(self) -> None:
         """Have the waiting calls performed if a slot is free and nobody is about to take them."""
-        if self._waiting:
-            if self._free and self._ready is None:
-                self._ready = self._loop.create_task(self._serve(), context=Context())
-                self._tasks.add(self._ready)
-                self._ready.add_done_callback(self._tasks.discard)
+        if self._waiting and self._free and self._ready is None:
+            self._ready = self._loop.create_task(self._serve(), context=Context())
+            self._tasks.add(self._ready)
+            self._ready.add_done_callback(self._tasks.discard)
+        if self._waiting or self._behind:
             if self._look_timer is None:
                 self._look_timer = self._loop.call_later(_PATIENCE, self._look)
-        elif self._drained is not None and not (self._turns or self._resting or self._ready or self._drained.done()):
+        elif self._drained is not None and not (self._turns or self._resting or self._drained.done()):
             self._drained.set_result(None)
 
     def _look(self) -> None:
         """Send the next statement although the last is still on its way, if it takes its time."""
         self._look_timer = None
-        self._waiting = deque(call for call in self._waiting if not call.future.cancelled())  # they may be large
-        overdue = self._loop.time() - _PATIENCE
+        now = self._loop.time()
         for turn in self._turns if self._waiting else ():
-            if turn.has_slot and turn.began <= overdue:
+            if turn.has_slot and turn.began <= now - _PATIENCE:
                 turn.has_slot = False
                 self._free += 1
+        # what callers no longer wait for may be large
+        self._waiting = deque(call for call in self._waiting if not call.future.done())
+        for calls in self._behind.values():
+            self._refuse([call for call in calls if call.deadline <= now], self._late_error())
+            calls[:] = [call for call in calls if not call.future.done()]
         self._go_on()
+
+    def _late_error(self) -> PoolTimeoutError:
+        return PoolTimeoutError(
+            f"did not get its turn in {self._timeout:.3g} s: a call before it that concerns the same row or thread is "
+            "still on its way; does somebody hold a lock?",
+            retryable=True,
+        )
 
     async def _serve(self) -> None:
         """Perform waiting calls, statement after statement; this task is the `_ready` one until it has taken them."""
@@ -314,43 +357,40 @@ class Lane(Generic[Item, Result]):
 
     def _take(self) -> list[_Call[Item, Result]]:
         """The calls of the next statement: the first ones, as many as may share one."""
+        self._ready = None
         batch: list[_Call[Item, Result]] = []
-        again: list[_Call[Item, Result]] = []
-        waiting, key_of, size_of = self._waiting, self._statement.key, self._statement.size
         keys: set[Hashable] = set()
-        share, size = 0, 0
-        while waiting and len(again) < self._max_rows:
-            call = waiting.popleft()
+        size_of = self._statement.size
+        size = 0
+        while self._waiting:
+            call = self._waiting.popleft()
             if call.future.done():
                 continue
-            if key_of is not None and (key := key_of(call.item)) in keys:
-                again.append(call)
+            if call.key is not None and (call.key in self._under_way or call.key in keys):
+                self._behind.setdefault(call.key, []).append(call)
                 continue
-            size += size_of(call.item) if size_of is not None else 0
-            if batch and (call.share != share or len(batch) == share or size > self._max_bytes):
-                again.append(call)
+            size += 0 if size_of is None else size_of(call.item)
+            if batch and (call.share != batch[0].share or len(batch) == call.share or size > self._max_bytes):
+                self._waiting.appendleft(call)
                 break
-            if key_of is not None:
-                keys.add(key)
-            share = call.share
             batch.append(call)
-        waiting.extendleft(reversed(again))
+            if not self._statement.together:
+                keys.add(call.key)
         return batch
 
     # -- a statement, and what becomes of it
 
     async def _perform(self, connection: PooledConnection, batch: list[_Call[Item, Result]]) -> None:
-        self._ready = None
-        turn = self._begin()
+        turn = self._begin(call.key for call in batch if call.key is not None)
         self._go_on()  # there may be more than fit in
+        results: Sequence[Result | NotYet] = ()
         try:
-            results: Sequence[Result | NotYet] = ()
             if len(batch) == 1:
                 results = [await self._statement.alone(connection, batch[0].item)]
             elif batch:
                 results = await self._statement.run(connection, [call.item for call in batch], self._limits)
         except Exception as exc:
-            self._failed(batch, exc, self._return(connection, exc))
+            self._failed(turn, batch, exc, self._return(connection, exc))
         except BaseException:
             self._pool.give_back(connection, clean=False)
             for call in batch:
@@ -377,7 +417,7 @@ class Lane(Generic[Item, Result]):
                 call.future.set_result(result)
         self._put_back(again)
 
-    def _failed(self, batch: list[_Call[Item, Result]], exc: Exception, closed: bool) -> None:
+    def _failed(self, turn: _Turn, batch: list[_Call[Item, Result]], exc: Exception, closed: bool) -> None:
         """Repeat the calls of a statement that failed, where that is harmless and may help, or tell them."""
         failure = classify(exc, closed=closed) if raised_by_driver(exc) else Failure.PERMANENT
         timed_out = isinstance(exc, TimeoutError)
@@ -395,17 +435,21 @@ class Lane(Generic[Item, Result]):
             if in_halves or call.attempts:
                 call.share = max(1, len(batch) // 2)
             call.attempts += not in_halves
+        # who waits for the others to be told apart has not come to an end of its own
         until = self._loop.time() + delay if timed_out or not in_halves else 0.0
         self._refuse([call for call in batch if call.deadline <= until], exc, closed)
-        self._put_back([call for call in batch if call.deadline > until], delay)
-
-    def _put_back(self, calls: list[_Call[Item, Result]], delay: float = 0.0) -> None:
-        """Have *calls* wait again, before all others, in *delay* seconds."""
+        again = [call for call in batch if call.deadline > until]
         if delay:
-            self._resting.update(calls)
-            self._loop.call_later(delay, self._put_back, calls)
-            return
+            turn.keys.difference_update(call.key for call in again)
+            self._resting.update(again)
+            self._loop.call_later(delay, self._put_back, again)
+        else:
+            self._put_back(again)
+
+    def _put_back(self, calls: list[_Call[Item, Result]]) -> None:
+        """Have *calls* wait again, before all others."""
         self._resting.difference_update(calls)
+        self._let_go([call.key for call in calls])  # who is behind them comes behind them
         self._waiting.extendleft(reversed(calls))
         self._go_on()
 

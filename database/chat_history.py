@@ -97,6 +97,8 @@ _save = SharedStatement(
     kind=ChatHistoryError,
     doing=lambda message: f"save a message to thread {message.thread_id!r}",
     changes=True,
+    key=lambda message: message.thread_id,
+    together=True,
     size=lambda message: len(message.thread_id) + len(message.question) + len(message.answer) + len(message.metadata),
 )
 
