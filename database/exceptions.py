@@ -150,8 +150,9 @@ def classify(exc: BaseException, *, connecting: bool = False, closed: bool = Tru
     Sort a driver's exception, raised while *connecting* or while a statement ran, into the four kinds.
 
     Not by SQLSTATE class alone: a NUL in SQL text gives 08P01 and is permanent, and a lost connection surfaces as
-    `InterfaceError` without SQLSTATE, `OSError`, `TimeoutError` or asyncpg's internal errors. `InterfaceError` also
-    means wrong use (too few arguments), so *closed* tells whether the connection is closed now.
+    `InterfaceError` without SQLSTATE, `OSError`, `TimeoutError` or asyncpg's internal errors (an `AttributeError` where
+    the line is lost between two messages). `InterfaceError` also means wrong use (too few arguments), so *closed* tells
+    whether the connection is closed now.
     """
     if isinstance(exc, DatabaseError):
         if exc.retryable:
@@ -166,7 +167,7 @@ def classify(exc: BaseException, *, connecting: bool = False, closed: bool = Tru
     state = sqlstate_of(exc)
     if state in _NEVER_SENT or (connecting and state in _NEVER_SENT_WHILE_CONNECTING):
         return Failure.NEVER_SENT
-    lost = isinstance(exc, _CONNECTION_LOST) or (isinstance(exc, asyncpg.InterfaceError) and closed)
+    lost = isinstance(exc, _CONNECTION_LOST) or (isinstance(exc, asyncpg.InterfaceError | AttributeError) and closed)
     if state in _UNKNOWN or (state is None and lost):
         return Failure.NEVER_SENT if connecting else Failure.UNKNOWN
     return Failure.UNDONE if state in _UNDONE else Failure.PERMANENT
@@ -181,7 +182,7 @@ def raised_by_driver(exc: BaseException) -> bool:
     """
     if isinstance(exc, asyncpg.PostgresError | asyncpg.InterfaceError | InternalClientError):
         return True
-    if not isinstance(exc, OSError):
+    if not isinstance(exc, OSError | AttributeError):
         return False
     trace: TracebackType | None = exc.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -251,6 +252,8 @@ def reason(exc: BaseException) -> str:
         return f"{words.format_map(fields)} [{state}]"
     if isinstance(exc, TimeoutError):
         return "no answer in time (DB_COMMAND_TIMEOUT, or the timeout of the call)"
+    if isinstance(exc, AttributeError):  # asyncpg, see `classify`
+        return "the connection was lost"
     if isinstance(exc, OSError):
         return exc.strerror or str(exc) or type(exc).__name__
     return str(exc).splitlines()[0] if str(exc) else type(exc).__name__

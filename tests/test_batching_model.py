@@ -229,10 +229,15 @@ class Tables(RuleBasedStateMachine):
         """The server ends all connections, at whatever they are."""
         for call in self.pending():
             call.may_be_repeated = True
-        self.run(self.client.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        ))  # fmt: skip
+        self.run(self.end_backends())
+        for call in self.pending():
+            call.may_be_repeated = True
+
+    async def end_backends(self) -> None:
+        """Also see to it that this process has heard of it: only calls that are under way can be concerned."""
+        others = "datname = current_database() AND pid <> pg_backend_pid()"
+        await self.client.execute(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {others}")
+        await asyncio.sleep(0.001)
 
     @precondition(lambda self: self.lock is None)
     @rule(key=st.sampled_from(CODES + THREADS))
@@ -270,6 +275,7 @@ class Tables(RuleBasedStateMachine):
         """Every call is answered, and there is an order that explains what is stored."""
         self.let_go()
         self.run(self.all_answered())
+        self.run(self.all_done())
         for key, calls in self.calls.items():
             after = self.run(self.stored(key))
             assert is_explained(calls, self.states[key], after), (key, self.states[key], calls, after)
@@ -282,6 +288,16 @@ class Tables(RuleBasedStateMachine):
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
+
+    async def all_done(self) -> None:
+        """Also what nobody waits for any longer: the statements of callers who gave up, of pools that were closed."""
+        pool = await db.get_connection_pool()
+        busy = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'"
+        )
+        while pool.get_stats()["in_use"] or await self.client.fetchval(busy):
+            await asyncio.sleep(0.002)
 
     async def stored(self, key: str) -> State:
         """What is in the table, as another client sees it."""
@@ -297,18 +313,11 @@ class Tables(RuleBasedStateMachine):
         """The last look; then nothing is left behind."""
         try:
             self.settle()
-            pool = self.run(db.get_connection_pool())
-            self.run(self.idle(pool))
         finally:
             self.run(db.close_connection_pool(timeout=1))
             self.run(self.client.close(timeout=5))
             assert not asyncio.all_tasks(self.loop)
             self.loop.close()
-
-    async def idle(self, pool: db.Pool) -> None:
-        """Every connection comes back."""
-        while pool.get_stats()["in_use"]:
-            await asyncio.sleep(0.005)
 
 
 def test_any_interleaving_can_be_explained_by_an_order(database_in_sync_test: Settings) -> None:

@@ -157,3 +157,20 @@ def test_retryable_errors_stay_retryable(retryable: Callable[[], Exception]) -> 
     """An error of ours that was raised in a closure decides like the driver's own."""
     assert classify(retryable()) is Failure.UNDONE
     assert translate(retryable(), db.DatabaseError, "x").retryable
+
+
+async def test_a_line_lost_between_two_messages_is_a_lost_connection(database: Settings) -> None:
+    """Where asyncpg stumbles over its own closed connection, that is no bug of the caller's code."""
+    connection = await asyncpg.connect(database.dsn)
+    connection.terminate()
+    with pytest.raises(AttributeError) as caught:
+        # what follows a new statement, before it is executed
+        await connection._introspect_types({16}, 1)  # type: ignore[attr-defined]
+    assert raised_by_driver(caught.value)
+    assert classify(caught.value, closed=connection.is_closed()) is Failure.UNKNOWN
+    assert (
+        str(translate(caught.value, db.DocumentError, "read", changes=False)) == "cannot read: the connection was lost"
+    )
+    with pytest.raises(AttributeError) as own:
+        _ = connection.no_such_attribute  # type: ignore[attr-defined]
+    assert not raised_by_driver(own.value)
