@@ -13,8 +13,9 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from contextvars import Context
+from enum import Enum
 from itertools import chain
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
 import asyncpg
 
@@ -64,11 +65,13 @@ LOCK_GUARD = """
 """
 
 
-class NotYet:
+class NotYet(Enum):
     """In place of a result that the answer had no room for."""
 
+    NOT_YET = "not yet"
 
-NOT_YET = NotYet()
+
+NOT_YET: Literal[NotYet.NOT_YET] = NotYet.NOT_YET
 
 
 class SharedStatement(Generic[Item, Result]):
@@ -411,11 +414,12 @@ class Lane(Generic[Item, Result]):
     def _answer(self, batch: list[_Call[Item, Result]], results: Sequence[Result | NotYet]) -> None:
         again = []
         for call, result in zip(batch, results, strict=True):
-            if isinstance(result, NotYet):
+            if result is NOT_YET:
                 again.append(call)
             elif not call.future.done():
                 call.future.set_result(result)
-        self._put_back(again)
+        if again:
+            self._put_back(again)
 
     def _failed(self, turn: _Turn, batch: list[_Call[Item, Result]], exc: Exception, closed: bool) -> None:
         """Repeat the calls of a statement that failed, where that is harmless and may help, or tell them."""

@@ -187,7 +187,7 @@ def _recent(confined: bool, continued: bool) -> SharedStatement[_Page, list[Mess
             messages = pages[number]
             if message["question"] is None:
                 pages[number] = NOT_YET
-            elif not isinstance(messages, NotYet):
+            elif messages is not NOT_YET:
                 messages.append(message)
         return pages
 

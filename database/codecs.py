@@ -20,13 +20,14 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def decode_json(text: str) -> Any:
-    """JSON *text* as PostgreSQL writes it, as a Python object; `json.loads` looks at its arguments for longer."""
+    """JSON *text* as PostgreSQL writes it, with nothing around it, as a Python object; quicker than `json.loads`."""
     return _decode(text)[0]
 
 
 def encode_metadata(metadata: Mapping[str, Any] | None, kind: type[DatabaseError], owner: str) -> str:
     """The *metadata* of *owner* ("document 'x'") as JSON text; raises *kind* where it is no JSON object."""
-    metadata = metadata or {}
+    if metadata is None:
+        return "{}"
     if not isinstance(metadata, Mapping):
         raise kind(f"the metadata of {owner} is a dict, not {type(metadata).__name__}")
     try:

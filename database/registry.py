@@ -33,6 +33,7 @@ class _Entry:
     def __init__(self, name: str) -> None:
         settings = get_settings(name)
         self.pool = Pool(settings, lambda: server_address(settings), name=name)
+        self.is_open = False
         self.opening = asyncio.get_running_loop().create_task(self._open())
 
     async def _open(self) -> None:
@@ -48,6 +49,7 @@ class _Entry:
             while done < len(callbacks):  # one that is registered meanwhile runs, too
                 await _run_callback(callbacks[done], pool)
                 done += 1
+            self.is_open = True
         except BaseException:
             _forget(self)
             pool.terminate()
@@ -123,10 +125,9 @@ def unregister_init_callback(callback: InitCallback, name: str = "default") -> N
 
 def open_pool(name: str = "default") -> Pool | None:
     """The pool of the database *name* if it is open in this event loop; opens nothing."""
-    entry = _pools.get(asyncio.get_running_loop(), {}).get(name)
-    if entry is None or entry.pool.is_closing() or not entry.opening.done() or entry.opening.cancelled():
-        return None
-    return entry.pool
+    entries = _pools.get(asyncio.get_running_loop())
+    entry = entries.get(name) if entries else None
+    return entry.pool if entry is not None and entry.is_open and not entry.pool.is_closing() else None
 
 
 def is_pool_active(name: str = "default") -> bool:
