@@ -139,8 +139,9 @@ async def _run_round(
         key = Key(work, callers, system.name)
         if key in results.failures:
             continue
-        # in the first round more of them, so that every connection is open and has its statement prepared
-        warm_up_callers = min(callers, POOL_SIZE * (5 if number == 0 else 1))
+        # at first more of them, so that every connection is open and has its statement prepared
+        first = number == 0 and work in ("reads", "chat")
+        warm_up_callers = POOL_SIZE * 5 if first else min(callers, POOL_SIZE)
         try:
             measure = await system.measure(
                 work, callers, plan.seconds, warm_up=plan.seconds * _WARM_UP, warm_up_callers=warm_up_callers

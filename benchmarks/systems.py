@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -95,7 +94,6 @@ async def _run_system(name: str, address: Address, facts: Facts, workspace: Path
             limit=2**24,
             cwd=workspace,  # no .env there
             env=clean_environment(),
-            preexec_fn=_ignore_interrupt,  # the benchmark itself ends its processes
         )
     try:
         system = RunningSystem(name, 1_000_000 + list(peers.SYSTEMS).index(name), process)
@@ -122,7 +120,3 @@ def clean_environment() -> dict[str, str]:
     """The environment without settings of this package or of libpq: every system starts from its defaults."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
     return environment | {"PYTHONPATH": str(_ROOT)}
-
-
-def _ignore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

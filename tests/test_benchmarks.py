@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,24 +23,37 @@ from benchmarks.results import Key, MemoryRound, Ratio, Results
 ROOT = Path(__file__).parent.parent
 
 
-def run_benchmark(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """`python -m benchmarks` with tables that are made in no time."""
+def start_benchmark(directory: Path, *options: str) -> subprocess.Popen[str]:
+    """`python -m benchmarks` with tables that are made in no time, and *directory* for everything temporary."""
     small = ("--quick", "--rounds", "1", "--seconds", "0.01", "--documents", "400", "--turns", "500")
-    environment = {**os.environ, "TMPDIR": str(directory), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "benchmarks", *small, *options]
-    return subprocess.run(
-        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=60, check=False
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *small, *options],
+        cwd=directory,
+        env={**os.environ, "TMPDIR": str(directory), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a signal to its process group reaches nobody else
     )
+
+
+def run_benchmark(directory: Path, *options: str) -> tuple[int, str, str]:
+    """Its exit code, what it prints, and its errors."""
+    with start_benchmark(directory, *options) as process:
+        output, errors = process.communicate(timeout=100)
+    return process.returncode, output, errors
 
 
 def test_a_small_run_prints_a_table_and_writes_json_and_svg(tmp_path: Path) -> None:
     """Whatever peers are installed; those that are not are named, and nothing is left behind."""
-    run = run_benchmark(tmp_path, "--only", "reads,chat,list,search", "--json", "r.json", "--svg", "r.svg")
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "fsync on, synchronous_commit on" in run.stdout
-    assert all(len(line.rstrip()) <= 120 for line in run.stdout.splitlines())
-    assert "point reads, /s" in run.stdout
-    assert "page 20, ms" in run.stdout
+    code, output, errors = run_benchmark(
+        tmp_path, "--only", "reads,chat,list,search", "--json", "r.json", "--svg", "r.svg"
+    )
+    assert code == 0, output + errors
+    assert "fsync on, synchronous_commit on" in output
+    assert all(len(line.rstrip()) <= 120 for line in output.splitlines())
+    assert "point reads, /s" in output
+    assert "page 20, ms" in output
 
     written = json.loads((tmp_path / "r.json").read_text())
     assert written["environment"]["server"]["fsync"] == "on"
@@ -49,7 +63,7 @@ def test_a_small_run_prints_a_table_and_writes_json_and_svg(tmp_path: Path) -> N
         assert (work, callers, system) in measured
     took_part = {system for _, _, system in measured}
     assert took_part | set(written["missing"]) == set(written["plan"]["systems"])
-    assert all(f"not in it: {name}" in run.stdout for name in written["missing"])
+    assert all(f"not in it: {name}" in output for name in written["missing"])
 
     assert ElementTree.parse(tmp_path / "r.svg").getroot().tag.endswith("svg")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "r.svg"]
@@ -65,9 +79,22 @@ def test_a_small_run_prints_a_table_and_writes_json_and_svg(tmp_path: Path) -> N
 )
 def test_a_wrong_option_is_explained(options: Sequence[str], message: str, tmp_path: Path) -> None:
     """Before anything is started."""
-    run = run_benchmark(tmp_path, *options)
-    assert run.returncode == 2
-    assert message in run.stderr
+    code, _, errors = run_benchmark(tmp_path, *options)
+    assert code == 2
+    assert message in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes of the group; the server stops and its data is gone."""
+    with start_benchmark(tmp_path, "--only", "reads", "--rounds", "1000", "--systems", "ours") as process:
+        assert process.stdout is not None
+        assert any("round 2 of" in line for line in process.stdout)
+        os.killpg(process.pid, number)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, output + errors
+    assert output.endswith("interrupted; the server has stopped and its data is deleted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def make_results(rounds: dict[Key, list[float]]) -> Results:

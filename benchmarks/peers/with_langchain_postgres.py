@@ -18,13 +18,16 @@ from ..operations import METADATA, POOL_SIZE, Operations, Turn
 _TABLE = "langchain_chat_history"
 
 
-# The history takes a psycopg connection and commits by itself; a pool of a fixed size lends them, made with psycopg's
-# defaults as its documentation shows. Its table is its own, with an index on the session, and starts out empty: its
-# inserts do not pay for the indexes on a million rows that the others' pay for.
+# The history takes a psycopg connection and commits by itself; a pool of a fixed size lends them. With autocommit there
+# is no BEGIN and no COMMIT, and both messages are still one transaction: psycopg sends them in one pipeline. Its table
+# is its own, with an index on the session, and starts out empty: its inserts do not pay for the indexes on a million
+# rows that the others' pay for.
 @asynccontextmanager
 async def connect(address: Address) -> AsyncIterator[Operations]:
     """`aadd_messages` with the question and the answer; a thread is a session."""
-    pool: Any = AsyncConnectionPool(address.uri, min_size=POOL_SIZE, max_size=POOL_SIZE, open=False)
+    pool: Any = AsyncConnectionPool(
+        address.uri, min_size=POOL_SIZE, max_size=POOL_SIZE, open=False, kwargs={"autocommit": True}
+    )
     async with pool:
         await pool.wait()
         async with pool.connection() as connection:

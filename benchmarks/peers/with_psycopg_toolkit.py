@@ -44,8 +44,9 @@ class Message(BaseModel):
 
 # The pool of a fixed size. Reads go through `Database.connection`, writes too: it commits at the end of the block, and
 # is the shorter one of the two ways that its documentation shows. The library has no switch for autocommit, so each of
-# its statements is framed by BEGIN and COMMIT. psycopg's JSON adapters, on by default, decode already: without
-# auto_detect_json=False the repository would do it again and log each failure. The models are what it returns.
+# its statements is framed by BEGIN and COMMIT. psycopg decodes jsonb by itself: both other layers that would do it are
+# switched off, one (enable_json_adapters) because it makes new classes at every use of a connection, the other
+# (auto_detect_json) because it logs an error for what is decoded already. The models are what it returns.
 @asynccontextmanager
 async def connect(address: Address) -> AsyncIterator[Operations]:
     """A repository for each statement, made on a connection of the pool."""
@@ -58,6 +59,7 @@ async def connect(address: Address) -> AsyncIterator[Operations]:
             password="unused",
             min_pool_size=POOL_SIZE,
             max_pool_size=POOL_SIZE,
+            enable_json_adapters=False,
         )
     )
     await database.init_db()

@@ -54,7 +54,8 @@ _SAVE = insert(_chat_history).returning(_chat_history.c.id)
 
 
 # AUTOCOMMIT spares BEGIN, and with pool_reset_on_return=None also the ROLLBACK at every return, as its documentation
-# recommends for such engines. Statements are built once: the compiled form is found in SQLAlchemy's own cache.
+# recommends for such engines; with pool_use_lifo the connection that was used last, and is warm, comes first.
+# Statements are built once: the compiled form is found in SQLAlchemy's own cache.
 @asynccontextmanager
 async def connect(address: Address) -> AsyncIterator[Operations]:
     """A connection of the engine for each statement; asyncpg prepares and caches them below."""
@@ -67,6 +68,7 @@ async def connect(address: Address) -> AsyncIterator[Operations]:
         ),
         pool_size=POOL_SIZE,
         max_overflow=0,
+        pool_use_lifo=True,
         isolation_level="AUTOCOMMIT",
         pool_reset_on_return=None,
     )
