@@ -24,7 +24,7 @@ _SCRIPT = f"""
 \\set number random(0, {{last}})
 SELECT {", ".join(COLUMNS)} FROM document WHERE code = 'document/' || CAST(:number AS text);
 """
-_SHORTEST = 0.5  # seconds; it connects anew for each run, and the first statements of a connection are slow
+_SHORTEST = 0.3  # seconds; it connects anew for each run, and the first statements of a connection are slow
 _PROBE = 50  # transactions a client
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from .workloads import PAGE_SIZE
 
@@ -40,7 +40,8 @@ class Plan:
 
     def with_options(self, **options: object) -> Self:
         """The plan with those of *options* that are not None."""
-        return replace(self, **{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        return replace(self, **given)
 
     @property
     def pages(self) -> int:

@@ -70,24 +70,30 @@ async def run_systems(
     names: Sequence[str], address: Address, facts: Facts, workspace: Path
 ) -> AsyncIterator[tuple[list[RunningSystem], dict[str, str]]]:
     """The systems that run, connected to *address*, and for the others, by name, why they do not."""
-    running: list[RunningSystem] = []
-    missing: dict[str, str] = {}
     async with AsyncExitStack() as stack:
-        for name in names:
-            try:
-                running.append(await stack.enter_async_context(_run_system(name, address, facts, workspace)))
-            except SystemFailedError as exc:
-                missing[name] = str(exc)
-        yield running, missing
+        systems = [await stack.enter_async_context(_start_process(name, workspace)) for name in names]
+        reasons = await asyncio.gather(*(_connect(system, address, facts) for system in systems))
+        missing = {system.name: reason for system, reason in zip(systems, reasons, strict=True) if reason}
+        yield [system for system in systems if system.name not in missing], missing
+
+
+async def _connect(system: RunningSystem, address: Address, facts: Facts) -> str:
+    """Why *system* does not run; nothing where it is connected."""
+    try:
+        answer = await system.ask(system=system.name, address=address, facts=asdict(facts), user_id=system.user_id)
+    except SystemFailedError as exc:
+        return str(exc)
+    system.works = answer["works"]
+    system.chat_table = answer["chat_table"]
+    system.turns_per_save = answer["turns_per_save"]
+    return ""
 
 
 @asynccontextmanager
-async def _run_system(name: str, address: Address, facts: Facts, workspace: Path) -> AsyncIterator[RunningSystem]:
+async def _start_process(name: str, workspace: Path) -> AsyncIterator[RunningSystem]:
     with (workspace / f"{name}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "benchmarks.client",
+            *(sys.executable, "-m", "benchmarks.client"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
@@ -96,12 +102,7 @@ async def _run_system(name: str, address: Address, facts: Facts, workspace: Path
             env=clean_environment(),
         )
     try:
-        system = RunningSystem(name, 1_000_000 + list(peers.SYSTEMS).index(name), process)
-        answer = await system.ask(system=name, address=address, facts=asdict(facts), user_id=system.user_id)
-        system.works = answer["works"]
-        system.chat_table = answer["chat_table"]
-        system.turns_per_save = answer["turns_per_save"]
-        yield system
+        yield RunningSystem(name, 1_000_000 + list(peers.SYSTEMS).index(name), process)
     finally:
         await asyncio.shield(_end(process))
 
