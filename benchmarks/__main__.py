@@ -22,7 +22,7 @@ from .plan import WORKS, Plan
 from .plot import draw_plot
 from .report import make_console, render_head, render_table
 from .results import Results
-from .rounds import run_plan
+from .rounds import Run, do_all
 from .server import file_system_of, make_workspace, read_settings, run_server
 
 N = TypeVar("N", int, float)
@@ -111,7 +111,7 @@ async def _run_in(workspace: Path, plan: Plan, console: Console, progress: Calla
             console.print("[yellow]The data is in memory, where fsync costs nothing: --directory says where else.")
         console.print()
         results = Results(environment, {**asdict(plan), "corpus": str(plan.corpus or "made up")})
-        await run_plan(plan, server, workspace, results, progress)
+        await do_all(Run(plan, server, workspace, results, progress))
         progress("done")
         return results
 

@@ -23,8 +23,14 @@ def write_corpus(folder: Path, number: int) -> None:
 
 
 def read_corpus(folder: Path) -> list[File]:
-    """The Markdown files below *folder* in memory, for those who are spared the reading."""
-    paths = sorted(path for path in folder.rglob("*.md") if path.is_file())
+    """The Markdown files below *folder* in memory, for those who are spared reading; no hidden ones, no links."""
+    paths = sorted(
+        path
+        for path in folder.rglob("*.md")
+        if path.is_file()
+        and not path.is_symlink()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
     texts = [path.read_text(encoding="utf-8") for path in paths]
     return [
         File(str(path.relative_to(folder).with_suffix("")), path.stem, text)
