@@ -31,7 +31,7 @@ class Plan:
     @classmethod
     def full(cls, works: tuple[str, ...], systems: tuple[str, ...]) -> Self:
         """What the figures in the documentation come from."""
-        return cls("full", works, systems, 5, 3, 1.0, 200_000, 1_000_000, 1_600, 1_600)
+        return cls("full", works, systems, 5, 3, 1.0, 200_000, 1_000_000, 1_600, 800)
 
     @classmethod
     def quick(cls, works: tuple[str, ...], systems: tuple[str, ...]) -> Self:

@@ -37,7 +37,7 @@ def render_head(plan: Plan, environment: dict[str, object]) -> RenderableType:
     assert isinstance(packages, dict)
     versions = {name: number for found in packages.values() for name, number in found.items()}
     facts = {
-        "measured": f"{', '.join(plan.works)}; {plan.mode}, {plan.rounds} rounds of {plan.seconds:g} s a measure",
+        "measured": f"{', '.join(plan.works)}; {plan.mode}, rounds: {plan.rounds}, of {plan.seconds:g} s a measure",
         "data": f"{plan.documents:,} documents, {plan.turns:,} chat turns, "
         + (f"the files in {plan.corpus}" if plan.corpus else f"{plan.files:,} Markdown files"),
         "machine": f"{environment['cpu']}, {environment['cores']} cores, {environment['system']}, "
