@@ -49,7 +49,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--only", type=_names(WORKS), default=WORKS, metavar="WORK,…", help="only these works")
     add("--systems", type=_names((*SYSTEMS, PGBENCH)), metavar="NAME,…", help="only these systems; default: all")
     add("--rounds", type=_positive(int), metavar="N", help="rounds of each measure (default: 5, quick 3)")
-    add("--seconds", type=_positive(float), metavar="S", help="length of a measure (default: 1, quick 0.12)")
+    add("--seconds", type=_positive(float), metavar="S", help="length of a measure (default: 1, quick 0.08)")
     add("--documents", type=_positive(int), metavar="N", help="rows of the table of documents (200,000; quick 20,000)")
     add("--turns", type=_positive(int), metavar="N", help="rows of the chat history (1,000,000; quick 100,000)")
     add("--corpus", type=_folder, metavar="PATH", help="ingest the Markdown files below PATH, not made-up ones")

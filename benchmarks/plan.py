@@ -36,7 +36,7 @@ class Plan:
     @classmethod
     def quick(cls, works: tuple[str, ...], systems: tuple[str, ...]) -> Self:
         """The same in small: under two minutes."""
-        return cls("quick", works, systems, 3, 1, 0.12, 20_000, 100_000, 300, 300)
+        return cls("quick", works, systems, 3, 1, 0.08, 20_000, 100_000, 200, 300)
 
     def with_options(self, **options: object) -> Self:
         """The plan with those of *options* that are not None."""

@@ -38,6 +38,11 @@ class RunningSystem:
     chat_table: str = ""
     turns_per_save: int = 1
 
+    def hang_up(self) -> None:
+        """Let its process end."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
     async def measure(
         self, work: str, callers: int = 1, seconds: float = 0.0, *, warm_up: float = 0.0, warm_up_callers: int = 1
     ) -> Measure:
@@ -74,7 +79,11 @@ async def run_systems(
         systems = [await stack.enter_async_context(_start_process(name, workspace)) for name in names]
         reasons = await asyncio.gather(*(_connect(system, address, facts) for system in systems))
         missing = {system.name: reason for system, reason in zip(systems, reasons, strict=True) if reason}
-        yield [system for system in systems if system.name not in missing], missing
+        try:
+            yield [system for system in systems if system.name not in missing], missing
+        finally:
+            for system in systems:  # all at once; the stack then waits for one after the other
+                system.hang_up()
 
 
 async def _connect(system: RunningSystem, address: Address, facts: Facts) -> str:
@@ -101,15 +110,15 @@ async def _start_process(name: str, workspace: Path) -> AsyncIterator[RunningSys
             cwd=workspace,  # no .env there
             env=clean_environment(),
         )
+    system = RunningSystem(name, 1_000_000 + list(peers.SYSTEMS).index(name), process)
     try:
-        yield RunningSystem(name, 1_000_000 + list(peers.SYSTEMS).index(name), process)
+        yield system
     finally:
+        system.hang_up()
         await asyncio.shield(_end(process))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
     try:
         await asyncio.wait_for(process.wait(), _END_SECONDS)
     except TimeoutError:
