@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test check bench-startup format clean
+.PHONY: demo test check bench bench-quick bench-startup format clean
 
 demo: $(VENV)/demo.ok
 	@$(BIN)/python -m database demo $(if $(DOCS),"$(DOCS)")
@@ -18,8 +18,14 @@ check: $(VENV)/dev.ok
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(VENV)/bench.ok
+	@$(BIN)/python -m benchmarks --json benchmarks/results.json --svg benchmarks/results.svg
+
+bench-quick: $(VENV)/bench.ok
+	@$(BIN)/python -m benchmarks --quick
+
 bench-startup: $(VENV)/demo.ok
-	@$(BIN)/python benchmarks/startup.py
+	@$(BIN)/python -m benchmarks.startup
 
 format: $(VENV)/dev.ok
 	$(BIN)/ruff check --fix-only --quiet .
@@ -37,4 +43,8 @@ $(VENV)/demo.ok: pyproject.toml
 
 $(VENV)/dev.ok: $(VENV)/demo.ok
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/bench.ok: $(VENV)/demo.ok
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@

@@ -1,5 +1,5 @@
 """
-How long it takes until work can begin: `python benchmarks/startup.py [ROUNDS]`.
+How long it takes until work can begin: `python -m benchmarks.startup [ROUNDS]`.
 
 The import, each time in a new interpreter, against the import of what it stands on; the embedded server, started for
 the first time in an empty directory, started again on the data that is there, and joined while it runs. Medians.

@@ -1,0 +1,81 @@
+"""
+The process of one system: `python -m benchmarks.client`, started and asked by systems.py.
+
+A line of JSON on the standard input is a question, a line on the standard output its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from . import peers
+from .address import Address
+from .load import run_callers, run_once
+from .workloads import Facts, Workloads, comparable
+
+_ONCE = ("ingest-new", "ingest-again")
+
+
+async def serve() -> None:
+    """Connect, say what the system offers, then answer until the input ends."""
+    first = await _next_question()
+    if first is None:
+        return
+    try:
+        connect = peers.load(first["system"])
+        async with connect(Address(*first["address"])) as operations:
+            workloads = Workloads(operations, Facts(**first["facts"]), first["user_id"])
+            _answer(
+                works=list(workloads.calls),
+                chat_table=operations.chat_table,
+                turns_per_save=operations.turns_per_save,
+            )
+            while (question := await _next_question()) is not None:
+                try:
+                    _answer(**await _reply(workloads, question))
+                except BaseException as exc:
+                    _answer(error=_describe(exc))
+                    if not isinstance(exc, Exception):
+                        raise
+    except (Exception, SystemExit) as exc:
+        _answer(error=_describe(exc))
+
+
+async def _reply(workloads: Workloads, question: Mapping[str, Any]) -> dict[str, Any]:
+    if "sample" in question:
+        assert workloads.operations.read_document is not None
+        rows = [await workloads.operations.read_document(code) for code in question["sample"]]
+        return {"rows": [comparable(row) for row in rows]}
+    if question["work"] == "acknowledged":
+        return {"acknowledged": workloads.acknowledged}
+    call = workloads.calls[question["work"]]
+    if question["work"] in _ONCE:
+        return (await run_once(call))._asdict()
+    await run_callers(call, question["warm_up_callers"], question["warm_up"])
+    return (await run_callers(call, question["callers"], question["seconds"]))._asdict()
+
+
+async def _next_question() -> dict[str, Any] | None:
+    # in a thread: pools have work of their own to do while nothing is measured
+    line = await asyncio.to_thread(sys.stdin.readline)
+    return json.loads(line) if line.strip() else None
+
+
+def _answer(**values: object) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def _describe(exc: BaseException) -> str:
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return f"{type(exc).__name__}: {exc}".splitlines()[0][:300]
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the benchmark, which ends its processes
+    asyncio.run(serve())

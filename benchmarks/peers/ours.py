@@ -1,0 +1,62 @@
+"""This package, with its default settings."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import database as db
+
+from ..address import Address
+from ..operations import METADATA, POOL_SIZE, File, Operations, Row, Turn
+
+
+@asynccontextmanager
+async def connect(address: Address) -> AsyncIterator[Operations]:
+    """The public functions as they are; the pool opens as many of its connections as it finds necessary."""
+    db.configure(db.Settings(database_url=address.uri))
+    if db.get_settings().max_connections != POOL_SIZE:
+        raise RuntimeError(f"the default pool does not have {POOL_SIZE} connections any more")
+    async with db.database_lifespan():
+        yield Operations(
+            read_document=read_document,
+            save_turn=save_turn,
+            recent_turns=db.get_recent_chat_history,
+            first_page=db.get_list_of_documents,
+            far_page=far_page,
+            search=search,
+            store_new=ingest,
+            store_again=ingest,
+        )
+
+
+async def read_document(code: str) -> Row:
+    """The document, which must be there."""
+    document = await db.get_document_by_code(code)
+    if document is None:
+        raise LookupError(code)
+    return document
+
+
+async def save_turn(turn: Turn) -> str:
+    """The id of the message."""
+    return await db.save_chat_history(turn.user_id, turn.thread_id, turn.question, turn.answer, metadata=METADATA)
+
+
+async def far_page(size: int, offset: int, last_id: str) -> list[dict[str, object]]:
+    """The page behind the document *last_id*, which is where *offset* would lead, too."""
+    return await db.get_list_of_documents(size, after=last_id)
+
+
+async def search(word: str) -> list[dict[str, object]]:
+    """The best ten, with the snippets that every search of this package makes."""
+    return await db.search_documents(word, limit=10)
+
+
+async def ingest(folder: Path, files: Sequence[File]) -> int:
+    """From the files themselves, not from *files*: this package is not spared the reading."""
+    result = await db.ingest_directory(folder, "corpus")
+    if result["failed_count"]:
+        raise RuntimeError(f"ingestion failed: {result['failures'][:3]}")
+    return int(result["success_count"])
