@@ -40,6 +40,7 @@ Result = TypeVar("Result")
 _WIDTH = 2
 # A call waits for so long behind statements of others; then its own is sent beside them.
 _PATIENCE = 0.05
+_SPLIT = 32
 _LOCK_TIMEOUT = "250ms"
 
 
@@ -172,12 +173,13 @@ class _Call(Generic[Item, Result]):
 
 
 class _Turn:
-    """A statement on its way, and the keys of its calls; one that is overdue has lost its slot to the next."""
+    """A statement on its way, with *size* calls and their keys; one that is overdue has lost its slot to the next."""
 
-    __slots__ = ("began", "has_slot", "keys")
+    __slots__ = ("began", "has_slot", "keys", "size")
 
-    def __init__(self, began: float, keys: set[Hashable]) -> None:
+    def __init__(self, began: float, size: int, keys: set[Hashable]) -> None:
         self.began = began
+        self.size = size
         self.keys = keys
         self.has_slot = True
 
@@ -205,6 +207,7 @@ class Lane(Generic[Item, Result]):
         self._under_way: set[Hashable] = set()  # the keys that nobody else may have
         self._turns: set[_Turn] = set()
         self._free = _WIDTH
+        self._sent = 0  # calls in statements that have a slot
         self._ready: asyncio.Task[None] | None = None  # is about to take the waiting calls
         self._starved = False  # the ready one stands in line for a connection
         self._tasks: set[asyncio.Task[None]] = set()
@@ -218,7 +221,7 @@ class Lane(Generic[Item, Result]):
         if self._drained is not None:
             raise self._pool.closed_error()
         key = None if self._statement.key is None else self._statement.key(item)
-        if self._free and self._ready is None and not self._waiting and key not in self._under_way:
+        if self._ready is None and not self._waiting and self._has_room(1) and key not in self._under_way:
             connection = self._pool.borrow_nowait()
             if connection is not None:
                 return self._lead(connection, item, key)
@@ -226,7 +229,7 @@ class Lane(Generic[Item, Result]):
             self._pool.check_line()
         call = self._new_call(item, key, self._loop.time())
         self._waiting.append(call)
-        if self._look_timer is None or (self._free and self._ready is None):
+        if self._look_timer is None or (self._ready is None and self._free):
             self._go_on()
         return call.future
 
@@ -234,7 +237,7 @@ class Lane(Generic[Item, Result]):
         return _Call(item, key, self._loop.create_future(), now + self._timeout, self._max_rows)
 
     async def _lead(self, connection: PooledConnection, item: Item, key: Hashable) -> Result:
-        turn = self._begin(() if key is None else (key,))
+        turn = self._begin(1, () if key is None else (key,))
         try:
             result = await self._statement.alone(connection, item)
         except Exception as exc:
@@ -268,18 +271,29 @@ class Lane(Generic[Item, Result]):
 
     # -- turns
 
-    def _begin(self, keys: Iterable[Hashable]) -> _Turn:
+    def _has_room(self, calls: int) -> bool:
+        """True where *calls* are to be sent at once: few ones wait for many that are on their way, to go with them."""
+        return self._free > 0 and 2 * calls >= self._sent
+
+    def _begin(self, size: int, keys: Iterable[Hashable]) -> _Turn:
         self._free -= 1
-        turn = _Turn(self._loop.time(), set(keys))
+        self._sent += size
+        turn = _Turn(self._loop.time(), size, set(keys))
         self._turns.add(turn)
         self._under_way |= turn.keys
         return turn
 
     def _end(self, turn: _Turn) -> None:
         self._turns.discard(turn)
-        self._free += turn.has_slot
+        self._give_up_slot(turn)
         self._let_go(turn.keys)
         self._go_on()
+
+    def _give_up_slot(self, turn: _Turn) -> None:
+        if turn.has_slot:
+            turn.has_slot = False
+            self._free += 1
+            self._sent -= turn.size
 
     def _let_go(self, keys: Iterable[Hashable]) -> None:
         for key in keys:
@@ -288,7 +302,7 @@ class Lane(Generic[Item, Result]):
 
     def _go_on(self) -> None:
         """Have the waiting calls performed if a slot is free and nobody is about to take them."""
-        if self._waiting and self._free and self._ready is None:
+        if self._waiting and self._ready is None and self._has_room(len(self._waiting)):
             self._ready = self._loop.create_task(self._serve(), context=Context())
             self._tasks.add(self._ready)
             self._ready.add_done_callback(self._tasks.discard)
@@ -303,9 +317,8 @@ class Lane(Generic[Item, Result]):
         self._look_timer = None
         now = self._loop.time()
         for turn in self._turns if self._waiting else ():
-            if turn.has_slot and turn.began <= now - _PATIENCE:
-                turn.has_slot = False
-                self._free += 1
+            if turn.began <= now - _PATIENCE:
+                self._give_up_slot(turn)
         # what callers no longer wait for may be large
         self._waiting = deque(call for call in self._waiting if not call.future.done())
         for calls in self._behind.values():
@@ -323,12 +336,12 @@ class Lane(Generic[Item, Result]):
     async def _serve(self) -> None:
         """Perform waiting calls, statement after statement; this task is the `_ready` one until it has taken them."""
         try:
-            while self._waiting:
+            while self._waiting and self._has_room(len(self._waiting)):
                 connection = await self._borrow()
                 if connection is None:
                     continue
                 await self._perform(connection, self._take())
-                if self._ready is not None or not self._free:
+                if self._ready is not None:
                     return
                 self._ready = asyncio.current_task()
                 await asyncio.sleep(0)  # who has got an answer may call again
@@ -365,7 +378,9 @@ class Lane(Generic[Item, Result]):
         keys: set[Hashable] = set()
         size_of = self._statement.size
         size = 0
-        while self._waiting:
+        # of many, a part for each slot: one statement is in the server while another is made or its answer read
+        most = -(-len(self._waiting) // self._free) if len(self._waiting) >= _SPLIT else _SPLIT
+        while self._waiting and len(batch) < most:
             call = self._waiting.popleft()
             if call.future.done():
                 continue
@@ -384,7 +399,7 @@ class Lane(Generic[Item, Result]):
     # -- a statement, and what becomes of it
 
     async def _perform(self, connection: PooledConnection, batch: list[_Call[Item, Result]]) -> None:
-        turn = self._begin(call.key for call in batch if call.key is not None)
+        turn = self._begin(len(batch), (call.key for call in batch if call.key is not None))
         self._go_on()  # there may be more than fit in
         results: Sequence[Result | NotYet] = ()
         try:
