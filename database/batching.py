@@ -46,17 +46,19 @@ _LOCK_TIMEOUT = "250ms"
 
 class Limits(NamedTuple):
     """
-    What a shared statement must keep to; None and None for a call that is alone.
+    What a shared statement must keep to, and what it may rely on; a call that is alone has no limits.
 
     *answer_bytes*: results that would make the answer longer are left for the next statement, except for the first.
     *lock_timeout*: how long it may wait for a lock (as PostgreSQL writes it), which only one of the calls needs.
+    *is_first*: no call may have been done by an earlier attempt whose answer was lost.
     """
 
     answer_bytes: int | None
     lock_timeout: str | None
+    is_first: bool
 
 
-ALONE = Limits(None, None)
+ALONE = Limits(None, None, False)
 # For statements that lock rows; $1 is `Limits.lock_timeout`. Local to the statement's transaction, so nothing of it
 # stays in the session, and without a round trip of its own.
 LOCK_GUARD = """
@@ -200,7 +202,7 @@ class Lane(Generic[Item, Result]):
         self._timeout = settings.connection_timeout
         self._max_rows = settings.batch_max_rows
         self._max_bytes = settings.batch_max_bytes
-        self._limits = Limits(settings.batch_max_bytes, _LOCK_TIMEOUT)
+        self._limits = Limits(settings.batch_max_bytes, _LOCK_TIMEOUT, True)
         self._waiting: deque[_Call[Item, Result]] = deque()
         self._behind: dict[Hashable, list[_Call[Item, Result]]] = {}
         self._resting: set[_Call[Item, Result]] = set()
@@ -406,7 +408,8 @@ class Lane(Generic[Item, Result]):
             if len(batch) == 1:
                 results = [await self._statement.alone(connection, batch[0].item)]
             elif batch:
-                results = await self._statement.run(connection, [call.item for call in batch], self._limits)
+                limits = self._limits._replace(is_first=all(call.unknown is None for call in batch))
+                results = await self._statement.run(connection, [call.item for call in batch], limits)
         except Exception as exc:
             self._failed(turn, batch, exc, self._return(connection, exc))
         except BaseException:
