@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from .codecs import encode_metadata
@@ -102,8 +102,9 @@ def _upsert(keep: frozenset[str]) -> str:
     The statement that upserts many documents and leaves the columns *keep* of those that exist alone.
 
     Rows that change nothing are left out before the insert, so that no index entries are made for nothing; the WHERE of
-    the conflict is for what a concurrent transaction has done since. Sorted by code: upserts in different orders would
-    deadlock. What is missing in the result was changed by a concurrent transaction meanwhile: ask again.
+    the conflict is for what a concurrent transaction has done since. Sorted by code, as in document_batches.py: upserts
+    in different orders would deadlock. What is missing in the result was changed by a concurrent transaction meanwhile:
+    ask again.
     """
     compared = [column for column in ("name", "metadata", "language", "source") if column not in keep]
     set_columns = ", ".join(f"{column} = excluded.{column}" for column in [*compared, "content", "updated_at"])
@@ -124,7 +125,7 @@ def _upsert(keep: frozenset[str]) -> str:
               FROM changed
               LEFT JOIN document USING (code)
              WHERE document.code IS NULL OR ({stored}) IS DISTINCT FROM ({new})
-             ORDER BY changed.code
+             ORDER BY changed.code COLLATE "C"
             ON CONFLICT (code) DO UPDATE SET {set_columns}
              WHERE ({stored}) IS DISTINCT FROM ({excluded})
             RETURNING id, name, code, metadata, language, source, created_at, updated_at
@@ -163,46 +164,48 @@ async def upsert_document(
     """
     document = {"name": name, "code": code, "content": content, "metadata": metadata, "language": language}
     keep = frozenset({"source"} | {column for column, value in document.items() if value is None})
-    (row,) = await _upsert_all([document], keep, f"store {_named(code)}", conn)
+    (row,) = await upsert_rows([row_of(document)], keep, f"store {_named(code)}", conn)
     return _document(row, content=content, status=row["status"])
 
 
-async def upsert_documents(
-    documents: Sequence[Mapping[str, Any]], *, conn: Connection | None = None
-) -> list[dict[str, Any]]:
-    """
-    Store many documents in one statement, all or none; for each, in the order given, its id, code and `status`.
+class Row(NamedTuple):
+    """A document as the statements take it: *metadata* as JSON, *language* as PostgreSQL's name for it."""
 
-    Each has name, code and content, and may have metadata, language and source; what it has not is stored as empty.
-    Raises `DocumentError` where PostgreSQL refuses one of them, or where two have the same code.
-    """
-    codes = [str(document["code"]) for document in documents]
-    if len(set(codes)) < len(codes):
-        twice = next(code for position, code in enumerate(codes) if code in codes[:position])
-        raise DocumentError(f"cannot store documents: {twice!r} is the code of two of them")
-    if not documents:
-        return []
-    rows = await _upsert_all(documents, frozenset(), f"store {len(documents)} documents", conn)
-    return [{"id": row["id"], "code": row["code"], "status": row["status"]} for row in rows]
+    id: UUID
+    code: str
+    name: str
+    content: str
+    metadata: str
+    language: str
+    source: str | None
 
 
-async def _upsert_all(
-    documents: Sequence[Mapping[str, Any]], keep: frozenset[str], doing: str, conn: Connection | None
+def row_of(document: Mapping[str, Any]) -> Row:
+    """The *document* with what it lacks as empty, and with an id if it has none; raises `DocumentError`."""
+    code = document["code"]
+    _check_text(code, document["name"], document["content"])
+    return Row(
+        document.get("id") or uuid7(),
+        code,
+        document["name"],
+        document["content"],
+        encode_metadata(document.get("metadata"), DocumentError, _named(code)),
+        _configuration(code, document.get("language")),
+        document.get("source"),
+    )
+
+
+async def upsert_rows(
+    rows: Sequence[Row], keep: frozenset[str], doing: str, conn: Connection | None = None
 ) -> list[Record]:
-    given = []
-    for document in documents:
-        code = document["code"]
-        _check_text(code, document["name"], document["content"])
-        metadata = encode_metadata(document.get("metadata"), DocumentError, _named(code))
-        language = _configuration(code, document.get("language"))
-        given.append((uuid7(), code, document["name"], document["content"], metadata, language, document.get("source")))
+    """What became of *rows*, in their order; of the documents that exist, the columns *keep* stay as they are."""
     found: dict[str, Record] = {}
     for _ in range(_UPSERT_ATTEMPTS):
-        columns = [list(column) for column in zip(*(row for row in given if row[1] not in found), strict=True)]
-        rows = await _write(conn, doing, lambda c: c.fetch(_upsert(keep), *columns))  # noqa: B023 (awaited at once)
-        found |= {row["code"]: row for row in rows}
-        if len(found) == len(given):
-            return [found[row[1]] for row in given]
+        columns = [list(column) for column in zip(*(row for row in rows if row.code not in found), strict=True)]
+        records = await _write(conn, doing, lambda c: c.fetch(_upsert(keep), *columns))  # noqa: B023 (awaited at once)
+        found |= {record["code"]: record for record in records}
+        if len(found) == len(rows):
+            return [found[row.code] for row in rows]
     raise DocumentError(f"cannot {doing}: the server neither stores nor shows it (a trigger, a row policy?)")
 
 
@@ -228,7 +231,7 @@ _GET_MANY = f"""
 
 async def get_documents_by_codes(codes: Sequence[str], *, conn: Connection | None = None) -> list[Document]:
     """The documents under *codes*, in that order; codes that nothing is under are left out."""
-    _check_codes(codes)
+    check_codes(codes)
     rows = await _read(conn, f"read {len(codes)} documents", lambda c: c.fetch(_GET_MANY, list(codes)))
     found = {row["code"]: row for row in rows}
     return [_document(found[code]) for code in codes if code in found]
@@ -454,20 +457,6 @@ async def delete_document(code: str, *, conn: Connection | None = None) -> bool:
     return status == "DELETE 1"
 
 
-_DELETE_MANY = """
-    DELETE FROM document
-     WHERE code IN (SELECT code FROM document WHERE code = ANY($1) ORDER BY code FOR UPDATE)
-"""
-
-
-async def delete_documents(codes: Sequence[str], *, conn: Connection | None = None) -> int:
-    """Delete the documents under *codes*, all in one statement; how many there were."""
-    _check_codes(codes)
-    doing = f"delete {len(codes)} documents"
-    status = await _write(conn, doing, lambda c: c.execute(_DELETE_MANY, list(codes)), repeatable=False)
-    return int(status.rpartition(" ")[2])
-
-
 # The planner's own arithmetic: tuples per page when last counted, times the pages that there are now.
 _ESTIMATE = """
     SELECT CASE WHEN reltuples < 0 OR relpages = 0 THEN NULL
@@ -490,46 +479,6 @@ async def get_document_count(*, estimate: bool = False, conn: Connection | None 
         return int(await c.fetchval("SELECT count(*) FROM document") if guess is None else guess)
 
     return await _read(conn, "count documents", count)
-
-
-_FINGERPRINTS = """
-    SELECT code, name, metadata::text AS metadata, language, source, content_hash
-      FROM document
-     WHERE code = ANY($1)
-"""
-
-
-async def get_document_fingerprints(
-    codes: Sequence[str], *, conn: Connection | None = None
-) -> dict[str, dict[str, Any]]:
-    """
-    What is needed to tell whether documents have changed, by code; codes that nothing is under are left out.
-
-    Each has name, metadata, language, source and content_hash, the SHA-256 of the content's UTF-8 (bytes).
-    """
-    rows = await _read(conn, f"compare {len(codes)} documents", lambda c: c.fetch(_FINGERPRINTS, list(codes)))
-    return {row["code"]: dict(row) | {"metadata": json.loads(row["metadata"])} for row in rows}
-
-
-_CODES = """
-    SELECT code
-      FROM document
-     WHERE code > $1 AND source = $2
-     ORDER BY code
-     LIMIT $3
-"""
-
-
-async def iter_codes(source: str, *, conn: Connection | None = None) -> AsyncIterator[list[str]]:
-    """The codes of the documents that came from *source*, in order, in batches of up to 10,000."""
-    last = ""
-    while True:
-        after = last
-        rows = await _read(conn, "list codes", lambda c: c.fetch(_CODES, after, source, 10_000))  # noqa: B023 (awaited at once)
-        if not rows:
-            return
-        yield [row["code"] for row in rows]
-        last = rows[-1]["code"]
 
 
 async def _read(conn: Connection | None, doing: str, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -571,7 +520,8 @@ def _check_text(code: str, name: str, content: str) -> None:
         raise DocumentError(f"cannot store {_named(code)}: it has more than {MAX_CONTENT // 2**20} MiB; split it")
 
 
-def _check_codes(codes: Sequence[str]) -> None:
+def check_codes(codes: Sequence[str]) -> None:
+    """Raise `DocumentError` where *codes* is one code instead of a list of them."""
     if isinstance(codes, str):  # a sequence of characters, each of which may be a code
         raise DocumentError("codes is a list of codes, not a str")
 

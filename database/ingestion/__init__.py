@@ -17,7 +17,8 @@ from typing import Any
 from ..connect_db import Connection
 from ..document import MAX_CONTENT, upsert_document
 from ..exceptions import DocumentError, IngestionError
-from .run import FileThread, IngestionRun, Progress, missing_extra
+from .file_thread import FileThread
+from .run import IngestionRun, Progress, missing_extra
 from .source_documents import (
     Failure,
     check_config,
