@@ -15,7 +15,7 @@ from .connect_db import Connection, Record, get_db_transaction, perform
 from .document import Row, check_codes, row_of, upsert_rows
 from .exceptions import DocumentError, OutcomeUnknownError
 
-_CHUNK = 256 * 2**10  # bytes of a text that are handed to the driver at once; it copies what it is handed
+_CHUNK = 64 * 2**10  # bytes that are handed to the driver at once: it copies what it is handed, and then sends it
 
 
 async def upsert_documents(
@@ -85,20 +85,24 @@ async def _copy_stream(rows: list[Row]) -> AsyncIterator[bytes]:
     """
     The *rows* in the binary format of https://www.postgresql.org/docs/current/sql-copy.html, piece by piece.
 
-    Written here because asyncpg's own encoder knows no jsonb where a connection takes it as text, as ours do.
+    Written here because asyncpg's own encoder has none for jsonb where a connection takes it as text, as ours do.
     """
-    yield b"PGCOPY\n\xff\r\n\0" + bytes(8)
+    waiting = bytearray(b"PGCOPY\n\xff\r\n\0" + bytes(8))
     for row in rows:
         content = row.content.encode()
         source = None if row.source is None else row.source.encode()
         metadata = b"\1" + row.metadata.encode()  # the version of jsonb's binary format
-        head = [row.id.bytes, row.code.encode(), row.name.encode(), metadata, row.language.encode(), source]
-        yield b"".join([
-            len(_COPIED).to_bytes(2, "big"), *map(_field, head), len(content).to_bytes(4, "big"), content[:_CHUNK],
-        ])  # fmt: skip
-        for start in range(_CHUNK, len(content), _CHUNK):
-            yield content[start : start + _CHUNK]
-    yield b"\xff\xff"
+        waiting += len(_COPIED).to_bytes(2, "big")
+        for value in (row.id.bytes, row.code.encode(), row.name.encode(), metadata, row.language.encode(), source):
+            waiting += _field(value)
+        waiting += len(content).to_bytes(4, "big")
+        for start in range(0, len(content), _CHUNK):
+            waiting += content[start : start + _CHUNK]
+            if len(waiting) >= _CHUNK:
+                yield bytes(waiting)
+                waiting.clear()
+    waiting += b"\xff\xff"
+    yield bytes(waiting)
 
 
 def _field(value: bytes | None) -> bytes:

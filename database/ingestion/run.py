@@ -24,16 +24,7 @@ from ..document_batches import (
 )
 from ..exceptions import ConnectionPoolError, DatabaseError, DocumentError, IngestionError, OutcomeUnknownError, reason
 from .file_thread import FileThread
-from .source_documents import (
-    Batch,
-    DocumentRow,
-    Failure,
-    Source,
-    SourceDocument,
-    code_of,
-    compare_documents,
-    read_batch,
-)
+from .source_documents import Batch, Comparison, DocumentRow, Failure, Source, code_of, compare_files, read_batch
 from .source_files import SourceTree
 
 Progress = Callable[[dict[str, Any]], object]
@@ -124,7 +115,7 @@ class IngestionRun:
 
         async def store_next() -> bool:
             async with reading:
-                batch = None if self._end else await files.run(read_batch, sources, self._encoding, self._limit)
+                batch = None if self._end else await files.run(read_batch, sources, self._limit)
             if not batch:
                 return False
             async with storing:
@@ -145,18 +136,20 @@ class IngestionRun:
                 group.create_task(store_all())
         if self._end is not None:
             raise self._end
-        if self._atomic and self._failures:
+        if self._is_refused():
             raise self._refusal()
 
     async def _store_batch(self, batch: Batch, conn: Connection | None) -> None:
         self._failures += batch.failures
-        self._warnings += [
-            Failure(document.path, document.code, f"{document.problem}; stored as text only")
-            for document in batch.documents
-            if document.problem is not None
-        ]
-        if batch.documents and not (self._atomic and self._failures):
-            await self._store_changed(batch.documents, conn)
+        if batch.files:
+            stored = {}
+            if not self._is_refused():
+                stored = await get_document_fingerprints([source.code for source, _ in batch.files], conn=conn)
+            found = await asyncio.to_thread(compare_files, batch.files, self._encoding, stored)
+            self._failures += found.failures
+            self._warnings += found.warnings
+            if not self._is_refused():
+                await self._store_changed(found, conn)
         await self._tell(batch.last_path)
 
     async def prune(self, files: FileThread, tree: SourceTree, prefix: str, mark: str, conn: Connection | None) -> None:
@@ -174,16 +167,16 @@ class IngestionRun:
             else:
                 self._deleted += len(gone)
 
-    async def _store_changed(self, documents: list[SourceDocument], conn: Connection | None) -> None:
-        stored = await get_document_fingerprints([document.code for document in documents], conn=conn)
-        found = await asyncio.to_thread(compare_documents, documents, stored)
-        self._failures += found.failures
+    def _is_refused(self) -> bool:
+        """True where nothing will be stored any more, and files are only looked at for what is wrong with them."""
+        return self._atomic and bool(self._failures)
+
+    async def _store_changed(self, found: Comparison, conn: Connection | None) -> None:
         for size in found.unchanged:
             self._count(size, "unchanged")
         if not self._dry_run:
-            if not (self._atomic and self._failures):
-                await self._write(found.new, insert_documents, conn)
-                await self._write(found.changed, upsert_documents, conn)
+            await self._write(found.new, insert_documents, conn)
+            await self._write(found.changed, upsert_documents, conn)
             return
         for document in found.new:
             self._count(document.size, "inserted")

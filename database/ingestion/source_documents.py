@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from .markdown import read_encoded_markdown
 from .source_files import SourceFile, SourceFileError, SourceTree, decode_text, printable, read_source_file
 
 # Small, so that the server has work from the first milliseconds on and its connections end together.
-BATCH_FILES = 64
+BATCH_FILES = 128
 BATCH_BYTES = 2**20  # a batch ends with the file that reaches it
 _KEYS = frozenset({"path", "code", "name", "metadata", "language"})
 
@@ -83,12 +82,13 @@ class SourceDocument:
         return decode_text(self.data, "utf-8")
 
     def row(self) -> dict[str, Any]:
-        """The document with an id of its own, in case it is a new one; raises `SourceFileError` as `content`."""
+        """What `insert_documents` and `upsert_documents` take; raises `SourceFileError` as `content`."""
         columns = ("code", "name", "content", "metadata", "language", "source")
+        # an id of its own, in case it is a new one: whoever stores it twice then stores one and the same
         return {"id": uuid7()} | {column: getattr(self, column) for column in columns}
 
     def is_stored_as(self, fingerprint: Any) -> bool:
-        """True where storing it would change nothing of the document that has this *fingerprint*."""
+        """True where storing it would change nothing of the document that has this *fingerprint*, None for none."""
         return (
             fingerprint is not None
             and self.name == fingerprint["name"]
@@ -97,6 +97,39 @@ class SourceDocument:
             and _is_stored_as(self.metadata, fingerprint["metadata"])
             and hashlib.sha256(self.data).digest() == fingerprint["content_hash"]
         )
+
+
+@dataclass(slots=True)
+class Batch:
+    """Files that were read, with what is in them, and those that could not be."""
+
+    files: list[tuple[Source, bytes]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    size: int = 0
+    last_path: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.files) + len(self.failures)
+
+
+def read_batch(sources: Iterator[Source | Failure], limit: int) -> Batch:
+    """The next files of *sources*, none of more than *limit* bytes; empty at their end."""
+    batch = Batch()
+    for source in sources:
+        batch.last_path = source.path
+        if isinstance(source, Failure):
+            batch.failures.append(source)
+        else:
+            try:
+                data = source.read(limit)
+            except SourceFileError as exc:
+                batch.failures.append(Failure(source.path, source.code, str(exc)))
+            else:
+                batch.files.append((source, data))
+                batch.size += len(data)
+        if len(batch) >= BATCH_FILES or batch.size >= BATCH_BYTES:
+            break
+    return batch
 
 
 class DocumentRow(NamedTuple):
@@ -115,71 +148,49 @@ class Comparison:
     new: list[DocumentRow] = field(default_factory=list)
     changed: list[DocumentRow] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    warnings: list[Failure] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Batch:
-    """Files that were read, and those that could not be."""
-
-    documents: list[SourceDocument] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    size: int = 0
-    last_path: str | None = None
-
-    def __len__(self) -> int:
-        return len(self.documents) + len(self.failures)
-
-
-def read_batch(sources: Iterator[Source | Failure], encoding: str, limit: int) -> Batch:
-    """The next files of *sources*, none of more than *limit* bytes; empty at their end."""
-    batch = Batch()
-    for source in sources:
-        batch.last_path = source.path
-        if isinstance(source, Failure):
-            batch.failures.append(source)
-        else:
-            try:
-                document = read_document(source, encoding, limit)
-            except SourceFileError as exc:
-                batch.failures.append(Failure(source.path, source.code, str(exc)))
-            else:
-                batch.documents.append(document)
-                batch.size += document.size
-        if len(batch) >= BATCH_FILES or batch.size >= BATCH_BYTES:
-            break
-    return batch
-
-
-def compare_documents(documents: list[SourceDocument], stored: Mapping[str, Any]) -> Comparison:
+def compare_files(files: list[tuple[Source, bytes]], encoding: str, stored: Mapping[str, Any]) -> Comparison:
     """
-    What is to be done about *documents*, given the fingerprints of those that are *stored*, by code. Empties the list.
+    What is to be done about *files*, given the fingerprints of the documents that are *stored*, by code.
 
-    Hashing and decoding take their time: call it in a thread.
+    Takes its time: call it in a thread. Empties the list.
     """
     found = Comparison()
-    documents.sort(key=attrgetter("code"), reverse=True)
-    while documents:  # one by one, so that hardly any text is held as bytes and as characters at once
-        document = documents.pop()
-        fingerprint = stored.get(document.code)
-        if document.is_stored_as(fingerprint):
-            found.unchanged.append(document.size)
-            continue
+    files.sort(key=lambda file: file[0].code, reverse=True)
+    while files:  # one by one, so that hardly any text is held as bytes and as characters at once
+        source, data = files.pop()
+        fingerprint = stored.get(source.code)
         try:
-            row = DocumentRow(document.path, document.size, document.row())
+            document = document_of(source, data, encoding)
+            del data
+            if document.is_stored_as(fingerprint):
+                found.unchanged.append(document.size)
+            else:
+                row = DocumentRow(document.path, document.size, document.row())
+                (found.new if fingerprint is None else found.changed).append(row)
         except SourceFileError as exc:
-            found.failures.append(Failure(document.path, document.code, str(exc)))
-        else:
-            (found.new if fingerprint is None else found.changed).append(row)
+            found.failures.append(Failure(source.path, source.code, str(exc)))
+            continue
+        if document.problem is not None:
+            warning = f"{document.problem}; stored as text only"
+            found.warnings.append(Failure(source.path, source.code, warning))
     return found
 
 
 def read_document(source: Source, encoding: str, limit: int) -> SourceDocument:
+    """The file *source* as a document; raises `SourceFileError`."""
+    return document_of(source, source.read(limit), encoding)
+
+
+def document_of(source: Source, data: bytes, encoding: str) -> SourceDocument:
     """
-    The file *source* as a document; raises `SourceFileError`, of a text that is no UTF-8 when it is asked for.
+    The file *source*, in which there is *data*, as a document.
 
     The content is the whole text, front matter included. Metadata of the source goes over that of the front matter.
+    Raises `SourceFileError` where the text is none; where it should be UTF-8, only when somebody asks for `content`.
     """
-    data = source.read(limit)
     size = len(data)
     if codecs.lookup(encoding).name != "utf-8":
         data = decode_text(data, encoding).encode()
