@@ -154,9 +154,9 @@ async def ingest_files_batch(
     *atomic*: all in one transaction, and where one fails nothing is stored: `IngestionError` with `failures`.
     *dry_run* says what would happen, as far as it can be told without writing. *progress* is called before the first
     batch and after each (up to 128 files), and awaited where it is a coroutine function, with a dict of done, total,
-    bytes, path (the last one of the batch), inserted, updated, unchanged and failed; what it raises ends the ingestion. What
-    was stored until then stays, unless *atomic*; so it does where the database fails, and the error says how far it
-    came. With *conn*, everything happens in the transaction that it is in.
+    bytes, path (the last one of the batch), inserted, updated, unchanged and failed; what it raises ends the ingestion.
+    What was stored until then stays, unless *atomic*; so it does where the database fails, and the error says how far
+    it came. With *conn*, everything happens in the transaction that it is in.
     """
     _check_encoding(encoding)
     run = IngestionRun(
