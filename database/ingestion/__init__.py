@@ -1,7 +1,7 @@
 """
 Ingestion: Markdown files become documents.
 
-Files are read in threads, a batch at a time, and compared with the stored fingerprints; only what has changed is
+Files are read in a thread, a batch at a time, and compared with the stored fingerprints; only what has changed is
 written. A file that cannot be stored is a failure in the result and stops nothing else. Memory holds a few batches,
 whatever the number of files.
 """

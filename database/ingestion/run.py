@@ -1,8 +1,8 @@
 """
 One run of an ingestion: its batches are read, compared and stored, and what became of the files is counted.
 
-Files are read in one thread, a batch at a time. One more batch than there are connections is under way, so that the
-next one is ready when a connection becomes free; that is all that is in memory.
+Files are read and compared in one thread, a batch at a time. One more batch than there are connections is under way,
+so that the next one is ready when a connection becomes free; that is all that is in memory.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class IngestionRun:
                 return False
             async with storing:
                 if self._end is None:
-                    await self._store_batch(batch, conn)
+                    await self._store_batch(files, batch, conn)
             return True
 
         async def store_all() -> None:
@@ -139,13 +139,13 @@ class IngestionRun:
         if self._is_refused():
             raise self._refusal()
 
-    async def _store_batch(self, batch: Batch, conn: Connection | None) -> None:
+    async def _store_batch(self, files: FileThread, batch: Batch, conn: Connection | None) -> None:
         self._failures += batch.failures
         if batch.files:
             stored = {}
             if not self._is_refused():
                 stored = await get_document_fingerprints([source.code for source, _ in batch.files], conn=conn)
-            found = await asyncio.to_thread(compare_files, batch.files, self._encoding, stored)
+            found = await files.run(compare_files, batch.files, self._encoding, stored)
             self._failures += found.failures
             self._warnings += found.warnings
             if not self._is_refused():

@@ -127,7 +127,7 @@ def read_batch(sources: Iterator[Source | Failure], limit: int) -> Batch:
             else:
                 batch.files.append((source, data))
                 batch.size += len(data)
-        if len(batch) >= BATCH_FILES or batch.size >= BATCH_BYTES:
+        if len(batch.files) + len(batch.failures) >= BATCH_FILES or batch.size >= BATCH_BYTES:
             break
     return batch
 
@@ -155,7 +155,7 @@ def compare_files(files: list[tuple[Source, bytes]], encoding: str, stored: Mapp
     """
     What is to be done about *files*, given the fingerprints of the documents that are *stored*, by code.
 
-    Takes its time: call it in a thread. Empties the list.
+    Takes its time, as reading does: call it in the thread. Empties the list.
     """
     found = Comparison()
     files.sort(key=lambda file: file[0].code, reverse=True)
