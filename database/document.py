@@ -7,13 +7,12 @@ is a dict with id, name, code, content, metadata, language, source, created_at a
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from .batching import ALONE, LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement
+from .batching import LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement
 from .codecs import decode_json, encode_metadata
 from .connect_db import Connection, Record, perform
 from .exceptions import DocumentError
@@ -44,7 +43,40 @@ async def init_document_table(*, conn: Connection | None = None) -> None:
     await apply_migration("0001", conn=conn)
 
 
-# In the order of the codes, as all statements that lock several documents: in different orders they would deadlock.
+class Row(NamedTuple):
+    """A document as the statements take it: *metadata* as JSON, *language* as PostgreSQL's name for it."""
+
+    id: UUID
+    code: str
+    name: str
+    content: str
+    metadata: str
+    language: str
+    source: str | None
+
+    @property
+    def size(self) -> int:
+        """About its bytes."""
+        return _bytes(self.code, self.name, self.content, self.metadata)
+
+
+def row_of(document: Mapping[str, Any]) -> Row:
+    """The *document* with what it lacks as empty, and with an id if it has none; raises `DocumentError`."""
+    code = document["code"]
+    _check_text(code, document["name"], document["content"])
+    return Row(
+        document.get("id") or uuid7(),
+        code,
+        document["name"],
+        document["content"],
+        encode_metadata(document.get("metadata"), DocumentError, _named(code)),
+        _configuration(code, document.get("language")),
+        document.get("source"),
+    )
+
+
+# In the order of the codes, byte by byte, as all statements that lock several documents: in different orders they would
+# deadlock.
 _INSERT = f"""
     WITH {LOCK_GUARD}
     INSERT INTO document (id, code, name, content, metadata, language)
@@ -52,7 +84,7 @@ _INSERT = f"""
       FROM lock_guard,
            unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
                AS given (id, code, name, content, metadata, language)
-     ORDER BY given.code
+     ORDER BY given.code COLLATE "C"
     ON CONFLICT (code) DO NOTHING
     RETURNING {_COLUMNS_WITHOUT_CONTENT}
 """
@@ -63,7 +95,7 @@ _GET_OWN = f"""
 """
 
 
-async def _insert_shared(c: Connection, documents: Sequence[_Given], limits: Limits) -> list[Record | None]:
+async def _insert_shared(c: Connection, documents: Sequence[Row], limits: Limits) -> list[Record | None]:
     columns = [list(column) for column in zip(*documents, strict=True)]
     rows = await c.fetch(_INSERT, limits.lock_timeout, *columns[:6])
     if len(rows) < len(documents):
@@ -100,7 +132,7 @@ async def insert_document(
     `DocumentError` where the code is taken (`sqlstate` 23505), where *metadata* is not JSON, and where PostgreSQL
     cannot store the text (a NUL character, more than 64 MiB).
     """
-    given = _given({"name": name, "code": code, "content": content, "metadata": metadata, "language": language})
+    given = row_of({"name": name, "code": code, "content": content, "metadata": metadata, "language": language})
     row = await _insert.call(given, conn)
     if row is None:
         raise DocumentError(
@@ -116,8 +148,9 @@ def _upsert(keep: frozenset[str]) -> str:
     The statement that upserts many documents and leaves the columns *keep* of those that exist alone.
 
     Rows that change nothing are left out before the insert, so that no index entries are made for nothing; the WHERE of
-    the conflict is for what a concurrent transaction has done since. Sorted by code: upserts in different orders would
-    deadlock. What is missing in the result was changed by a concurrent transaction meanwhile: ask again.
+    the conflict is for what a concurrent transaction has done since. Sorted by code, as in document_batches.py: upserts
+    in different orders would deadlock. What is missing in the result was changed by a concurrent transaction meanwhile:
+    ask again.
     """
     compared = [column for column in ("name", "metadata", "language", "source") if column not in keep]
     set_columns = ", ".join(f"{column} = excluded.{column}" for column in [*compared, "content", "updated_at"])
@@ -140,7 +173,7 @@ def _upsert(keep: frozenset[str]) -> str:
               FROM changed
               LEFT JOIN document USING (code)
              WHERE document.code IS NULL OR ({stored}) IS DISTINCT FROM ({new})
-             ORDER BY changed.code
+             ORDER BY changed.code COLLATE "C"
             ON CONFLICT (code) DO UPDATE SET {set_columns}
              WHERE ({stored}) IS DISTINCT FROM ({excluded})
             RETURNING id, name, code, metadata, language, source, created_at, updated_at
@@ -161,25 +194,26 @@ def _upsert(keep: frozenset[str]) -> str:
     """
 
 
-async def _upsert_all(keep: frozenset[str], c: Connection, documents: Sequence[_Given], limits: Limits) -> list[Record]:
+async def upsert_rows(keep: frozenset[str], c: Connection, rows: Sequence[Row], limits: Limits) -> list[Record]:
+    """What became of *rows*, in their order; of the documents that exist, the columns *keep* stay as they are."""
     found: dict[str, Record] = {}
     for _ in range(_UPSERT_ATTEMPTS):
-        missing = [document for document in documents if document.code not in found]
+        missing = [row for row in rows if row.code not in found]
         columns = [list(column) for column in zip(*missing, strict=True)]
-        rows = await c.fetch(_upsert(keep), limits.lock_timeout, *columns)
-        found |= {row["code"]: row for row in rows}
-        if len(found) == len(documents):
-            return [found[document.code] for document in documents]
-    code = next(document.code for document in documents if document.code not in found)
+        records = await c.fetch(_upsert(keep), limits.lock_timeout, *columns)
+        found |= {record["code"]: record for record in records}
+        if len(found) == len(rows):
+            return [found[row.code] for row in rows]
+    code = next(row.code for row in rows if row.code not in found)
     raise DocumentError(
         f"cannot store {_named(code)}: the server neither stores nor shows it (a trigger, a row policy?)"
     )
 
 
 @cache
-def _upsert_shared(keep: frozenset[str]) -> SharedStatement[_Given, Record]:
+def _upsert_shared(keep: frozenset[str]) -> SharedStatement[Row, Record]:
     return SharedStatement(
-        partial(_upsert_all, keep),
+        partial(upsert_rows, keep),
         kind=DocumentError,
         doing=lambda document: f"store {_named(document.code)}",
         changes=True,
@@ -206,29 +240,8 @@ async def upsert_document(
     """
     document = {"name": name, "code": code, "content": content, "metadata": metadata, "language": language}
     keep = frozenset({"source"} | {column for column, value in document.items() if value is None})
-    row = await _upsert_shared(keep).call(_given(document), conn)
+    row = await _upsert_shared(keep).call(row_of(document), conn)
     return _document(row, content=content, status=row["status"])
-
-
-async def upsert_documents(
-    documents: Sequence[Mapping[str, Any]], *, conn: Connection | None = None
-) -> list[dict[str, Any]]:
-    """
-    Store many documents in one statement, all or none; for each, in the order given, its id, code and `status`.
-
-    Each has name, code and content, and may have metadata, language and source; what it has not is stored as empty.
-    Raises `DocumentError` where PostgreSQL refuses one of them, or where two have the same code.
-    """
-    codes = [str(document["code"]) for document in documents]
-    if len(set(codes)) < len(codes):
-        twice = next(code for position, code in enumerate(codes) if code in codes[:position])
-        raise DocumentError(f"cannot store documents: {twice!r} is the code of two of them")
-    if not documents:
-        return []
-    given = [_given(document) for document in documents]
-    doing = f"store {len(documents)} documents"
-    rows = await _write(conn, doing, lambda c: _upsert_all(frozenset(), c, given, ALONE))
-    return [{"id": row["id"], "code": row["code"], "status": row["status"]} for row in rows]
 
 
 _GET = f"""
@@ -275,7 +288,7 @@ _GET_MANY = f"""
 
 async def get_documents_by_codes(codes: Sequence[str], *, conn: Connection | None = None) -> list[Document]:
     """The documents under *codes*, in that order; codes that nothing is under are left out."""
-    _check_codes(codes)
+    check_codes(codes)
     rows = await _read(conn, f"read {len(codes)} documents", lambda c: c.fetch(_GET_MANY, list(codes)))
     found = {row["code"]: row for row in rows}
     return [_document(found[code]) for code in codes if code in found]
@@ -476,7 +489,7 @@ _UPDATE_CONTENT = f"""
         SELECT document.code
           FROM lock_guard, document
          WHERE document.code = ANY($2)
-         ORDER BY document.code
+         ORDER BY document.code COLLATE "C"
            FOR UPDATE OF document
     )
     UPDATE document
@@ -521,7 +534,7 @@ _DELETE = f"""
         SELECT document.code
           FROM lock_guard, document
          WHERE document.code = ANY($2)
-         ORDER BY document.code
+         ORDER BY document.code COLLATE "C"
            FOR UPDATE OF document
     )
     DELETE FROM document
@@ -557,14 +570,6 @@ async def delete_document(code: str, *, conn: Connection | None = None) -> bool:
     return await _delete.call(code, conn)
 
 
-async def delete_documents(codes: Sequence[str], *, conn: Connection | None = None) -> int:
-    """Delete the documents under *codes*, all in one statement; how many there were."""
-    _check_codes(codes)
-    doing = f"delete {len(codes)} documents"
-    deleted = await _write(conn, doing, lambda c: _delete_shared(c, list(set(codes)), ALONE), repeatable=False)
-    return sum(deleted)
-
-
 # The planner's own arithmetic: tuples per page when last counted, times the pages that there are now.
 _ESTIMATE = """
     SELECT CASE WHEN reltuples < 0 OR relpages = 0 THEN NULL
@@ -589,46 +594,6 @@ async def get_document_count(*, estimate: bool = False, conn: Connection | None 
     return await _read(conn, "count documents", count)
 
 
-_FINGERPRINTS = """
-    SELECT code, name, metadata::text AS metadata, language, source, content_hash
-      FROM document
-     WHERE code = ANY($1)
-"""
-
-
-async def get_document_fingerprints(
-    codes: Sequence[str], *, conn: Connection | None = None
-) -> dict[str, dict[str, Any]]:
-    """
-    What is needed to tell whether documents have changed, by code; codes that nothing is under are left out.
-
-    Each has name, metadata, language, source and content_hash, the SHA-256 of the content's UTF-8 (bytes).
-    """
-    rows = await _read(conn, f"compare {len(codes)} documents", lambda c: c.fetch(_FINGERPRINTS, list(codes)))
-    return {row["code"]: dict(row) | {"metadata": json.loads(row["metadata"])} for row in rows}
-
-
-_CODES = """
-    SELECT code
-      FROM document
-     WHERE code > $1 AND source = $2
-     ORDER BY code
-     LIMIT $3
-"""
-
-
-async def iter_codes(source: str, *, conn: Connection | None = None) -> AsyncIterator[list[str]]:
-    """The codes of the documents that came from *source*, in order, in batches of up to 10,000."""
-    last = ""
-    while True:
-        after = last
-        rows = await _read(conn, "list codes", lambda c: c.fetch(_CODES, after, source, 10_000))  # noqa: B023 (awaited at once)
-        if not rows:
-            return
-        yield [row["code"] for row in rows]
-        last = rows[-1]["code"]
-
-
 async def _read(conn: Connection | None, doing: str, work: Callable[[Connection], Awaitable[T]]) -> T:
     return await perform(work, conn=conn, kind=DocumentError, doing=doing, changes=False, repeatable=True)
 
@@ -650,31 +615,6 @@ def _document(row: Record, **more: Any) -> Document:
         return values
     values |= more
     return {key: values[key] for key in (*_KEYS, *more) if key in values}
-
-
-class _Given(NamedTuple):
-    """A document that is to be stored, as the statements take it."""
-
-    id: UUID
-    code: str
-    name: str
-    content: str
-    metadata: str
-    language: str
-    source: str | None
-
-    @property
-    def size(self) -> int:
-        return _bytes(self.code, self.name, self.content, self.metadata)
-
-
-def _given(document: Mapping[str, Any]) -> _Given:
-    """*document* with what it lacks; raises `DocumentError` where it cannot be stored."""
-    code = document["code"]
-    _check_text(code, document["name"], document["content"])
-    metadata = encode_metadata(document.get("metadata"), DocumentError, _named(code))
-    language = _configuration(code, document.get("language"))
-    return _Given(uuid7(), code, document["name"], document["content"], metadata, language, document.get("source"))
 
 
 def _bytes(*texts: str) -> int:
@@ -701,7 +641,8 @@ def _check_text(code: str, name: str, content: str) -> None:
         raise DocumentError(f"cannot store {_named(code)}: it has more than {MAX_CONTENT // 2**20} MiB; split it")
 
 
-def _check_codes(codes: Sequence[str]) -> None:
+def check_codes(codes: Sequence[str]) -> None:
+    """Raise `DocumentError` where *codes* is one code instead of a list of them."""
     if isinstance(codes, str):  # a sequence of characters, each of which may be a code
         raise DocumentError("codes is a list of codes, not a str")
 

@@ -13,7 +13,10 @@ import pytest
 
 import database as db
 from database import Settings
-from database.document import delete_documents, get_document_fingerprints, iter_codes, upsert_documents
+from database.document_batches import (
+    delete_documents,
+    upsert_documents,
+)
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -278,21 +281,6 @@ async def test_the_estimated_count_is_near_the_exact_one() -> None:
     async with db.get_db_connection() as conn:
         await conn.execute("ANALYZE document")
     assert await db.get_document_count(estimate=True) == 250
-
-
-async def test_fingerprints_and_codes_of_a_source() -> None:
-    """The stored hash is the SHA-256 of the UTF-8 text, also after an UPDATE in plain SQL."""
-    import hashlib
-
-    await upsert_documents([{"name": "n", "code": c, "content": "ä", "source": "s/**.md"} for c in ("b", "a")])
-    await db.insert_document("n", "other", "ä")
-    (fingerprint,) = (await get_document_fingerprints(["a", "x"])).values()
-    assert fingerprint["content_hash"] == hashlib.sha256("ä".encode()).digest()
-    async with db.get_db_connection() as conn:
-        await conn.execute("UPDATE document SET content = 'ö' WHERE code = 'a'")
-    assert (await get_document_fingerprints(["a"]))["a"]["content_hash"] == hashlib.sha256("ö".encode()).digest()
-    assert [batch async for batch in iter_codes("s/**.md")] == [["a", "b"]]
-    assert [batch async for batch in iter_codes("none")] == []
 
 
 async def test_calls_with_conn_belong_to_the_callers_transaction() -> None:

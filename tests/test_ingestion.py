@@ -15,13 +15,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from pydantic import SecretStr
 
 import database as db
 from database import Settings
 from database.connect_db import Connection
-from database.ingestion.source_documents import BATCH_BYTES
+from database.ingestion.run import CONNECTIONS
+from database.ingestion.source_documents import BATCH_BYTES, BATCH_FILES
+from database.settings import configure
+from tests.proxy import proxy_to
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -320,14 +325,14 @@ async def test_a_dry_run_writes_nothing(root: Path) -> None:
 async def test_atomic_is_all_or_nothing(root: Path) -> None:
     """With one bad file nothing is stored and the error names them all; without, everything is."""
     write_files(root, 300)
-    (root / "9998.md").write_bytes(b"\xff")
+    (root / "0000a.md").write_bytes(b"\xff")
     (root / "9999.md").write_bytes(b"\0")
-    message = r"nothing of .* was stored, because of 2 failures: .*/9998\.md: not UTF-8: .*/9999\.md: a NUL at byte 0"
+    message = r"nothing of .* was stored, because of 2 failures: .*/0000a\.md: not UTF-8: .*/9999\.md: a NUL at byte 0"
     with pytest.raises(db.IngestionError, match=message) as caught:
         await db.ingest_directory(root, atomic=True, prune=True)
-    assert [failure["code"] for failure in getattr(caught.value, "failures", [])] == ["9998", "9999"]
+    assert [failure["code"] for failure in getattr(caught.value, "failures", [])] == ["0000a", "9999"]
     assert await contents() == {}
-    (root / "9998.md").unlink()
+    (root / "0000a.md").unlink()
     (root / "9999.md").unlink()
     assert counts(await db.ingest_directory(root, atomic=True)) == {"inserted": 300}
     assert len(await contents()) == 300
@@ -371,11 +376,13 @@ async def test_progress_is_told_after_each_batch(root: Path) -> None:
     (root / "bad.md").write_bytes(b"\xff")
     told: list[dict[str, Any]] = []
     await db.ingest_directory(root, progress=told.append)
-    assert [(p["done"], p["total"], p["inserted"], p["failed"]) for p in told] == [
-        (0, 301, 0, 0), (256, 301, 256, 0), (301, 301, 300, 1),
-    ]  # fmt: skip
-    assert told[0]["path"] is None
-    assert told[-1]["path"] == str(root / "bad.md")
+    assert (told[0]["done"], told[0]["total"], told[0]["path"]) == (0, 301, None)
+    done = [progress["done"] for progress in told]
+    assert done == sorted(done)
+    assert {progress["path"] for progress in told[1:]} == {
+        str(root / name) for name in ("0127.md", "0255.md", "bad.md")
+    }
+    assert (told[-1]["done"], told[-1]["total"], told[-1]["inserted"], told[-1]["failed"]) == (301, 301, 300, 1)
     heard: list[int] = []
 
     async def hear(progress: dict[str, Any]) -> None:
@@ -386,20 +393,42 @@ async def test_progress_is_told_after_each_batch(root: Path) -> None:
     assert heard == [0, 1]
 
 
-@pytest.mark.parametrize(("atomic", "stored"), [(False, 256), (True, 0)])
-async def test_an_error_of_the_callback_ends_the_ingestion(root: Path, atomic: bool, stored: int) -> None:
-    """It comes out as it is, also if it is one of ours; what was stored until then stays, unless atomic."""
+async def test_progress_may_use_the_connection(root: Path) -> None:
+    """With conn=, nobody else speaks through it while the callback does, and each batch is told before the next."""
+    write_files(root, 300)
+    counted = []
+
+    async with db.get_db_transaction() as conn:
+
+        async def count(progress: dict[str, Any]) -> None:
+            counted.append((progress["done"], await db.get_document_count(conn=conn)))
+
+        await db.ingest_directory(root, conn=conn, progress=count)
+    assert counted == [(number, number) for number in (0, 128, 256, 300)]
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+async def test_an_error_of_the_callback_ends_the_ingestion(root: Path, atomic: bool) -> None:
+    """
+    It comes out as it is, also if it is one of ours; what was stored until then stays, unless atomic.
+
+    What another connection was storing at that moment is stored, and nothing after it; the callback hears no more.
+    """
     write_files(root, 300)
     error = db.DocumentError("from the callback")
+    calls = []
 
     def fail(progress: dict[str, Any]) -> None:
         if progress["done"]:
+            calls.append(progress["done"])
             raise error
 
     with pytest.raises(db.DocumentError) as caught:
         await db.ingest_directory(root, progress=fail, atomic=atomic)
     assert caught.value is error
-    assert len(await contents()) == stored
+    assert len(calls) == 1
+    stored = len(await contents())
+    assert stored == 0 if atomic else calls[0] <= stored <= CONNECTIONS * BATCH_FILES
 
 
 async def test_a_lost_connection_ends_it_and_says_how_far_it_came(root: Path) -> None:
@@ -491,17 +520,31 @@ async def test_no_descriptor_is_left_open(root: Path) -> None:
     assert {name for name in after - before if str(root) in name} == set()
 
 
-async def test_memory_holds_a_batch_and_not_the_tree(root: Path) -> None:
-    """However large the tree is, no more than a few copies of one batch of it are in memory."""
-    for number in range(6 * BATCH_BYTES // 100_000):
+async def test_memory_holds_a_few_batches_and_not_the_tree(root: Path) -> None:
+    """However large the tree is, no more than one batch for each connection and one more are in memory."""
+    for number in range(30 * BATCH_BYTES // 100_000):
         (root / f"{number}.md").write_text("word " * 20_000)
-    for dry_run, bound in ((True, 2), (False, 5)):  # to be sent, a batch is there as text, as bytes and as a message
+    for dry_run in (True, False):
         tracemalloc.start()
         result = await db.ingest_directory(root, dry_run=dry_run)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert result["bytes"] > 5 * BATCH_BYTES
-        assert peak < bound * BATCH_BYTES
+        assert result["bytes"] > 29 * BATCH_BYTES
+        # as bytes or as text, and a little on its way to the server
+        assert peak < 2 * (CONNECTIONS + 1) * BATCH_BYTES
+
+
+async def test_a_large_file_is_sent_in_pieces(root: Path) -> None:
+    """To be stored, a new document is in memory as text and as UTF-8, and never as one message, too."""
+    size = 16 * 2**20
+    (root / "large.md").write_text("word" * (size // 4))
+    tracemalloc.start()
+    result = await db.ingest_directory(root)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counts(result) == {"inserted": 1}
+    assert peak < 2.5 * size
+    assert (await contents())["large"] == (root / "large.md").read_text()
 
 
 async def test_a_missing_extra_is_named_when_it_is_needed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -530,3 +573,100 @@ async def test_concurrent_ingestions_of_one_directory(database: Settings, root: 
     results = await asyncio.gather(*(db.ingest_directory(root, prune=True) for _ in range(4)))
     assert sum(result["inserted"] for result in results) == 300
     assert all(result["success_count"] == 300 and not result["deleted"] for result in results)
+    assert len(await contents()) == 300
+
+
+async def test_unchanged_files_write_nothing(root: Path) -> None:
+    """Not a row gets a new version, and no transaction gets a number."""
+    write_files(root, 100)
+    (root / "front.md").write_text("---\ntags: [a, b]\nnumber: 1.50\n---\n# Front matter\n")
+    await db.ingest_directory(root)
+    query = "SELECT code, xmin::text, ctid::text, updated_at FROM document ORDER BY code"
+    before = await db.execute_with_retry(query)
+    number = await db.execute_with_retry("SELECT pg_snapshot_xmax(pg_current_snapshot())::text AS next")
+    assert counts(await db.ingest_directory(root)) == {"unchanged": 101}
+    assert await db.execute_with_retry("SELECT pg_snapshot_xmax(pg_current_snapshot())::text AS next") == number
+    assert await db.execute_with_retry(query) == before
+
+
+async def test_rows_that_a_trigger_refuses_are_found_in_every_batch(root: Path) -> None:
+    """An application's own trigger may raise on any row: new or changed, each is told, and all others go in."""
+    write_files(root, 300)
+    await db.ingest_directory(root)
+    for number in range(0, 300, 2):
+        (root / f"{number:04}.md").write_text("# Changed\n")
+    for number in range(300, 600):
+        (root / f"{number:04}.md").write_text("# New\n")
+    refused = [10, 100, 102, 298, 300, 333, 450, 599]
+    for number in refused:
+        (root / f"{number:04}.md").write_text("refused\n")
+    async with db.get_db_connection() as conn:
+        await conn.execute("""
+            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF NEW.content LIKE 'refused%' THEN RAISE 'no'; END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON document FOR EACH ROW EXECUTE FUNCTION refuse();
+        """)
+    result = await db.ingest_directory(root)
+    assert counts(result) == {"inserted": 296, "updated": 146, "unchanged": 150, "failed_count": 8}
+    assert set(failures(result)) == {f"{number:04}" for number in refused}
+    stored = await contents()
+    assert len(stored) == 596
+    assert "refused\n" not in stored.values()
+
+
+async def test_one_connection_is_enough(server_url: str, database: Settings, root: Path) -> None:
+    """With DB_MAX_CONNECTIONS=1 it works as well, and with more it takes two and leaves the others alone."""
+    write_files(root, 300)
+    await db.ingest_directory(root)
+    assert (await db.get_pool_stats())["connects"] <= CONNECTIONS
+    await db.close_connection_pool()
+    configure(database.model_copy(update={"max_connections": 1}))
+    for number in range(200, 400):
+        (root / f"{number:04}.md").write_text("# Changed\n")
+    assert counts(await db.ingest_directory(root)) == {"inserted": 100, "updated": 100, "unchanged": 200}
+    assert (await db.get_pool_stats())["connects"] == 1
+
+
+@pytest.mark.parametrize("moment", ["unnest($2", "FROM STDIN", "code = ANY"])
+async def test_an_ingestion_that_is_cancelled_while_the_server_works_leaks_nothing(root: Path, moment: str) -> None:
+    """Whatever it waits for: the connections go back, no lock stays, and running it again stores the rest."""
+    write_files(root, 300)
+    if moment == "unnest($2":
+        await db.ingest_directory(root)
+        for file in root.iterdir():
+            file.write_text("# Changed\n")
+    mode = "ACCESS EXCLUSIVE" if moment == "code = ANY" else "EXCLUSIVE"  # which lets nobody read, or nobody write
+    async with db.get_db_transaction() as conn:
+        await conn.execute(f"LOCK TABLE document IN {mode} MODE")
+        task = asyncio.create_task(db.ingest_directory(root))
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE $1"
+        while await conn.fetchval(waiting, f"%{moment}%") < CONNECTIONS:
+            assert not task.done()
+            await conn.execute("SELECT pg_stat_clear_snapshot()")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 10)
+        assert (await db.get_pool_stats())["in_use"] == 1
+        while await conn.fetchval(waiting, "%document%"):
+            await conn.execute("SELECT pg_stat_clear_snapshot()")
+    assert (await db.ingest_directory(root))["failed_count"] == 0
+    assert await contents() == {file.stem: file.read_text() for file in root.iterdir()}
+
+
+@pytest.mark.parametrize("lost", ["swallow", "lose"])
+async def test_a_copy_whose_answer_is_lost_is_stored_once(database: Settings, root: Path, lost: str) -> None:
+    """Whether the server has done it or has never heard of it: every file is inserted, and told so, once."""
+    write_files(root, 300)
+    async with proxy_to(database.dsn) as proxy:
+        url = SecretStr(proxy.url(urlsplit(database.dsn).path[1:]))
+        configure(database.model_copy(update={"database_url": url}))
+        await db.close_connection_pool()
+        setattr(proxy, lost, b"# Number 127\n")  # the last file of a batch: the next answer is that it is stored
+        result = await db.ingest_directory(root)
+        assert getattr(proxy, lost) is None
+        assert counts(result) == {"inserted": 300}
+        assert len(await contents()) == 300
+        await db.close_connection_pool()

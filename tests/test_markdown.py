@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from database.ingestion.markdown import Markdown, find_heading, plain_text, read_markdown
+from database.ingestion.markdown import Markdown, find_heading, plain_text, read_encoded_markdown, read_markdown
 
 
 @pytest.mark.parametrize(
@@ -154,3 +154,19 @@ def test_any_text_has_a_title_of_one_line_or_none(text: str) -> None:
     """Whatever a file holds, reading it does not fail, and a title is one line that is not empty."""
     title = read_markdown(text).title
     assert title is None or (title == " ".join(title.split()) and title)
+
+
+PIECES = [
+    "# ", "## ", "Title", " {#a}", " { #a-b }", "{.b}", "#", " ", "*x*", "`y`", "\\", "&amp;", "C", "\n", "\r\n", "\r",
+    "é", "\u2028", "\u3000", "\t", "\ufeff", "---\n", "title: T\n", "===\n", "\0", "x" * 500, "日本語 " * 200,
+    "```\n", "<!--", "-->",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+@example("# Title { #anchor }\n")
+@example("# " + "x" * 1_010 + "\n")
+@settings(max_examples=1_000)
+def test_bytes_say_the_same_as_their_text(text: str) -> None:
+    """Reading only as much of a file as it takes leads to the same title, metadata and problem as reading it all."""
+    assert read_encoded_markdown(text.encode()) == read_markdown(text)

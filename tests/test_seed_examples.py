@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import database as db
-from database.document import upsert_documents
+from database.document_batches import upsert_documents
 from database.settings import Settings, configure
 from tests.running import client_of, run_block, run_program
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from database.ingestion.source_documents import (
     Failure,
     Source,
     check_config,
+    compare_files,
     is_text_encoding,
     read_batch,
     read_document,
@@ -91,8 +93,8 @@ def test_a_file_without_title_is_named_after_itself(tmp_path: Path) -> None:
         ("name", "other"),
         ("language", "german"),
         ("source", "other"),
-        ("metadata", {"flag": 1}),
-        ("metadata", {}),
+        ("metadata", '{"flag": 1}'),
+        ("metadata", "{}"),
     ],
 )
 def test_a_document_has_changed_if_anything_of_it_has(tmp_path: Path, column: str, stored: object) -> None:
@@ -100,8 +102,8 @@ def test_a_document_has_changed_if_anything_of_it_has(tmp_path: Path, column: st
     (tmp_path / "a.md").write_text("# A")
     document = read_document(source_of(tmp_path / "a.md", metadata={"flag": True}), "utf-8", LIMIT)
     fingerprint = {
-        "name": "A", "language": "english", "source": None, "metadata": {"flag": True},
-        "content_hash": document.content_hash,
+        "name": "A", "language": "english", "source": None, "metadata": '{"flag": true}',
+        "content_hash": hashlib.sha256(b"# A").digest(),
     }  # fmt: skip
     assert document.is_stored_as(fingerprint)
     assert not document.is_stored_as(None)
@@ -109,18 +111,40 @@ def test_a_document_has_changed_if_anything_of_it_has(tmp_path: Path, column: st
 
 
 def test_batches_are_bounded_by_files_and_by_bytes(tmp_path: Path) -> None:
-    """A batch ends with its 256th file, failures included, or with the file that fills 8 MiB."""
+    """A batch ends with its 128th file, failures included, or with the file that fills 1 MiB."""
     (tmp_path / "small.md").write_text("small")
     with (tmp_path / "large.md").open("w") as file:
         file.write("x" * (BATCH_BYTES // 2))
     small, large = source_of(tmp_path / "small.md"), source_of(tmp_path / "large.md")
     missing = source_of(tmp_path / "missing.md")
-    sources = iter([small] * 200 + [missing] * 100 + [large] * 3)
-    first, second, third, end = (read_batch(sources, "utf-8", LIMIT) for _ in range(4))
-    assert (len(first.documents), len(first.failures), first.size) == (200, BATCH_FILES - 200, 1000)
-    assert (len(second.documents), len(second.failures), second.size) == (2, 300 - BATCH_FILES, BATCH_BYTES)
+    sources = iter([small] * 100 + [missing] * 50 + [large] * 3)
+    first, second, third, end = (read_batch(sources, LIMIT) for _ in range(4))
+    assert (len(first.files), len(first.failures), first.size) == (100, BATCH_FILES - 100, 500)
+    assert (len(second.files), len(second.failures), second.size) == (2, 150 - BATCH_FILES, BATCH_BYTES)
     assert (len(third), third.last_path) == (1, str(tmp_path / "large.md"))
     assert not end
+
+
+def test_files_are_sorted_by_what_is_to_be_done(tmp_path: Path) -> None:
+    """Unchanged, new, changed, no text: each goes its way, those to be stored by code and with ids in that order."""
+    for name, text in (("d", b"# D"), ("c", b"# C"), ("b", b"---\n[\n---\n"), ("a", b"# A"), ("bad", b"\xff")):
+        (tmp_path / name).write_bytes(text)
+    files = [(source_of(tmp_path / name, code=name), (tmp_path / name).read_bytes()) for name in "dcba"]
+    files.append((source_of(tmp_path / "bad", code="bad"), b"\xff"))
+    stored = {
+        code: {
+            "name": code.upper(), "language": "english", "source": None, "metadata": "{}",
+            "content_hash": hashlib.sha256(b"# A").digest(),
+        } for code in "ac"
+    }  # fmt: skip
+    found = compare_files(files, "utf-8", stored)
+    assert found.unchanged == [3]
+    assert [each.row["code"] for each in found.new] == ["b", "d"]
+    assert found.new[0].row["id"] < found.new[1].row["id"]
+    assert [(each.row["content"], each.path) for each in found.changed] == [("# C", str(tmp_path / "c"))]
+    assert found.failures == [Failure(str(tmp_path / "bad"), "bad", "not UTF-8: byte 0xff at position 0")]
+    assert [warning.code for warning in found.warnings] == ["b"]
+    assert files == []
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 Ingestion: Markdown files become documents.
 
 Files are read in a thread, a batch at a time, and compared with the stored fingerprints; only what has changed is
-written. A file that cannot be stored is a failure in the result and stops nothing else. Memory holds one batch,
+written. A file that cannot be stored is a failure in the result and stops nothing else. Memory holds a few batches,
 whatever the number of files.
 """
 
@@ -17,7 +17,8 @@ from typing import Any
 from ..connect_db import Connection
 from ..document import MAX_CONTENT, upsert_document
 from ..exceptions import DocumentError, IngestionError
-from .run import FileThread, IngestionRun, Progress, missing_extra
+from .file_thread import FileThread
+from .run import IngestionRun, Progress, missing_extra
 from .source_documents import (
     Failure,
     check_config,
@@ -152,10 +153,10 @@ async def ingest_files_batch(
 
     *atomic*: all in one transaction, and where one fails nothing is stored: `IngestionError` with `failures`.
     *dry_run* says what would happen, as far as it can be told without writing. *progress* is called before the first
-    batch and after each (up to 256 files), and awaited where it is a coroutine function, with a dict of done, total,
-    bytes, path (the last one read), inserted, updated, unchanged and failed; what it raises ends the ingestion. What
-    was stored until then stays, unless *atomic*; so it does where the database fails, and the error says how far it
-    came. With *conn*, everything happens in the transaction that it is in.
+    batch and after each (up to 128 files), and awaited where it is a coroutine function, with a dict of done, total,
+    bytes, path (the last one of the batch), inserted, updated, unchanged and failed; what it raises ends the ingestion.
+    What was stored until then stays, unless *atomic*; so it does where the database fails, and the error says how far
+    it came. With *conn*, everything happens in the transaction that it is in.
     """
     _check_encoding(encoding)
     run = IngestionRun(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 MAX_FRONT_MATTER = 64 * 1024  # characters
 _WINDOW = 100_000  # characters in which the first heading is looked for
+_HEAD = 1_024  # bytes in which it mostly is
 _LONGEST_TITLE = 1_000  # characters
 
 # The rule of Jekyll and Pandoc: the first line is `---`, a later one `---` or `...`. A byte order mark may come before.
@@ -57,6 +58,26 @@ def read_markdown(text: str) -> Markdown:
     metadata, title = found
     title = " ".join((title or "").split())[:_LONGEST_TITLE]
     return Markdown(title or find_heading(text, end), metadata)
+
+
+# What most files begin with: `# Title` or `# Title { #anchor }`, in words without anything that could be markup.
+_PLAIN_HEADING = re.compile(r"\ufeff?#{1,6} ((?:[^\s\0\\`*_~\[<&#{]+ )*[^\s\0\\`*_~\[<&#{]+)(?: \{ ?#[\w-]+ ?\})?\r?\n")
+
+
+def read_encoded_markdown(data: bytes) -> Markdown:
+    """
+    As `read_markdown`, of a text in UTF-8, without decoding more of it than it takes.
+
+    Does not tell whether *data* is UTF-8: what is not counts as U+FFFD.
+    """
+    first = data[: data.find(b"\n", 0, _HEAD) + 1].decode(errors="replace")
+    plain = _PLAIN_HEADING.match(first)
+    if plain and len(plain[1]) <= _LONGEST_TITLE:
+        return Markdown(plain[1], {})
+    head = data[: data.rfind(b"\n", 0, _HEAD) + 1].decode(errors="replace")  # whole lines, which say the same
+    if not _OPENING.match(head) and (title := find_heading(head)):
+        return Markdown(title, {})
+    return read_markdown(data.decode(errors="replace"))
 
 
 def _split_front_matter(text: str) -> tuple[str | None, int]:

@@ -1,67 +1,40 @@
-"""One run of an ingestion: batch after batch is read, compared and stored, and what became of the files is counted."""
+"""
+One run of an ingestion: its batches are read, compared and stored, and what became of the files is counted.
+
+Files are read and compared in one thread, a batch at a time. One more batch than there are connections is under way,
+so that the next one is ready when a connection becomes free; that is all that is in memory.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, closing, nullcontext
-from types import TracebackType
-from typing import Any, ParamSpec, Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any
 
-from ..connect_db import Connection, get_db_transaction
-from ..document import delete_documents, get_document_fingerprints, iter_codes, upsert_documents
+from ..connect_db import Connection, get_connection_pool, get_db_transaction
+from ..document_batches import (
+    delete_documents,
+    get_document_fingerprints,
+    insert_documents,
+    iter_codes,
+    upsert_documents,
+)
 from ..exceptions import ConnectionPoolError, DatabaseError, DocumentError, IngestionError, OutcomeUnknownError, reason
-from .source_documents import Failure, Source, SourceDocument, code_of, read_batch
+from .file_thread import FileThread
+from .source_documents import Batch, Comparison, DocumentRow, Failure, Source, code_of, compare_files, read_batch
 from .source_files import SourceTree
 
 Progress = Callable[[dict[str, Any]], object]
 Sources = Generator[Source | Failure, None, None]
 
+# What `insert_documents` and `upsert_documents` are.
+Store = Callable[..., Awaitable[list[dict[str, Any]]]]
+
+CONNECTIONS = 2
 _SHOWN_FAILURES = 5
-
-
-class _Closable(Protocol):
-    def close(self) -> object: ...
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-C = TypeVar("C", bound=_Closable)
-
-
-class FileThread:
-    """
-    One thread that does all the reading of an ingestion, and in the end closes what it has opened.
-
-    The closing waits for its turn in the thread. So a cancelled ingestion waits for nothing, and a batch that is being
-    read at that moment goes on with its own descriptors, not with whatever has got their numbers since.
-    """
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="database-ingestion")
-        self._opened = ExitStack()
-
-    async def __aenter__(self) -> FileThread:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        closed = self._executor.submit(self._opened.close)
-        self._executor.shutdown(wait=False)
-        if kind is None:
-            await asyncio.wrap_future(closed)
-
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of *work*, called in the thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: work(*args, **kwargs))
-
-    async def open(self, work: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> C:
-        """As `run`; the result is closed when the thread ends."""
-        return await self.run(lambda: self._opened.enter_context(closing(work(*args, **kwargs))))
 
 
 class IngestionRun:
@@ -97,6 +70,8 @@ class IngestionRun:
         self._failures: list[Failure] = []
         self._warnings: list[Failure] = []
         self._callers_error: Exception | None = None
+        self._telling = asyncio.Lock()
+        self._end: BaseException | None = None  # what ends the run before its time
 
     def result(self, *, hidden: int = 0) -> dict[str, Any]:
         """What the public functions return."""
@@ -135,19 +110,47 @@ class IngestionRun:
     async def store(self, files: FileThread, sources: Sources, conn: Connection | None) -> None:
         """Store all *sources*. Raises `IngestionError` where the run is atomic and one of them failed."""
         await self._tell(None)
-        while batch := await files.run(read_batch, sources, self._encoding, self._limit):
-            self._failures += batch.failures
-            self._warnings += [
-                Failure(document.path, document.code, f"{document.problem}; stored as text only")
-                for document in batch.documents
-                if document.problem is not None
-            ]
-            if batch.documents and not (self._atomic and self._failures):
-                await self._store_changed(batch.documents, conn)
-            batch.documents.clear()  # or they would stay while the next are read
-            await self._tell(batch.last_path)
-        if self._atomic and self._failures:
+        connections = 1 if conn is not None else min(CONNECTIONS, (await get_connection_pool()).get_max_size())
+        reading, storing = asyncio.Lock(), asyncio.Semaphore(connections)
+
+        async def store_next() -> bool:
+            async with reading:
+                batch = None if self._end else await files.run(read_batch, sources, self._limit)
+            if not batch:
+                return False
+            async with storing:
+                if self._end is None:
+                    await self._store_batch(files, batch, conn)
+            return True
+
+        async def store_all() -> None:
+            try:
+                while await store_next():
+                    pass
+            except BaseException as exc:
+                # no further batches, but those that are being stored are stored, and counted
+                self._end = self._end or exc
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(connections + 1):
+                group.create_task(store_all())
+        if self._end is not None:
+            raise self._end
+        if self._is_refused():
             raise self._refusal()
+
+    async def _store_batch(self, files: FileThread, batch: Batch, conn: Connection | None) -> None:
+        self._failures += batch.failures
+        if batch.files:
+            stored = {}
+            if not self._is_refused():
+                stored = await get_document_fingerprints([source.code for source, _ in batch.files], conn=conn)
+            found = await files.run(compare_files, batch.files, self._encoding, stored)
+            self._failures += found.failures
+            self._warnings += found.warnings
+            if not self._is_refused():
+                await self._store_changed(found, conn)
+        await self._tell(batch.last_path)
 
     async def prune(self, files: FileThread, tree: SourceTree, prefix: str, mark: str, conn: Connection | None) -> None:
         """Delete the documents that have the *mark* and whose files are not in *tree* any more."""
@@ -164,65 +167,71 @@ class IngestionRun:
             else:
                 self._deleted += len(gone)
 
-    async def _store_changed(self, documents: list[SourceDocument], conn: Connection | None) -> None:
-        stored = await get_document_fingerprints([document.code for document in documents], conn=conn)
-        changed = []
-        for document in documents:
-            if document.is_stored_as(stored.get(document.code)):
-                self._count(document, "unchanged")
-            else:
-                changed.append(document)
-        if changed and not self._dry_run:
-            await self._write(changed, conn)
-            return
-        for document in changed:
-            self._count(document, "updated" if document.code in stored else "inserted")
+    def _is_refused(self) -> bool:
+        """True where nothing will be stored any more, and files are only looked at for what is wrong with them."""
+        return self._atomic and bool(self._failures)
 
-    async def _write(self, documents: list[SourceDocument], conn: Connection | None) -> None:
+    async def _store_changed(self, found: Comparison, conn: Connection | None) -> None:
+        for size in found.unchanged:
+            self._count(size, "unchanged")
+        if not self._dry_run:
+            await self._write(found.new, insert_documents, conn)
+            await self._write(found.changed, upsert_documents, conn)
+            return
+        for document in found.new:
+            self._count(document.size, "inserted")
+        for document in found.changed:
+            self._count(document.size, "updated")
+
+    async def _write(self, documents: list[DocumentRow], store: Store, conn: Connection | None) -> None:
         """Store *documents* in one statement; where the server refuses it, by halves, down to those it means."""
+        if not documents:
+            return
         try:
             # a savepoint: a statement that fails would abort the caller's transaction
             async with get_db_transaction(conn=conn) if conn is not None else nullcontext(None) as c:
-                rows = await upsert_documents([document.row() for document in documents], conn=c)
+                rows = await store([document.row for document in documents], conn=c)
         except DocumentError as exc:
             if not _is_verdict(exc):
                 raise
             if len(documents) > 1:
                 half = len(documents) // 2
-                await self._write(documents[:half], conn)
-                await self._write(documents[half:], conn)
+                await self._write(documents[:half], upsert_documents, conn)
+                await self._write(documents[half:], upsert_documents, conn)
                 return
             why = reason(exc.original_error) if exc.sqlstate and exc.original_error else str(exc)
-            self._failures.append(Failure(documents[0].path, documents[0].code, why))
+            self._failures.append(Failure(documents[0].path, documents[0].row["code"], why))
         else:
             for document, row in zip(documents, rows, strict=True):
-                self._count(document, row["status"])
+                self._count(document.size, row["status"])
 
-    def _count(self, document: SourceDocument, status: str) -> None:
+    def _count(self, size: int, status: str) -> None:
         self._counts[status] += 1
-        self._bytes += document.size
+        self._bytes += size
 
     async def _tell(self, path: str | None) -> None:
-        """Call the caller's *progress*."""
+        """Call the caller's *progress*, one call at a time, and none after one that has failed."""
         if self._progress is None:
             return
         done = sum(self._counts.values()) + len(self._failures)
-        try:
-            answer = self._progress(
-                {
-                    "done": done,
-                    "total": max(self.expected, done),
-                    "bytes": self._bytes,
-                    "path": path,
-                    **self._counts,
-                    "failed": len(self._failures),
-                }
-            )
-            if inspect.isawaitable(answer):
-                await answer
-        except Exception as exc:
-            self._callers_error = exc
-            raise
+        now = {
+            "done": done,
+            "total": max(self.expected, done),
+            "bytes": self._bytes,
+            "path": path,
+            **self._counts,
+            "failed": len(self._failures),
+        }
+        async with self._telling:
+            if self._end is not None:
+                return
+            try:
+                answer = self._progress(now)
+                if inspect.isawaitable(answer):
+                    await answer
+            except Exception as exc:
+                self._callers_error = exc
+                raise
 
     def _refusal(self) -> IngestionError:
         shown = "; ".join(f"{failure.path}: {failure.reason}" for failure in self._failures[:_SHOWN_FAILURES])

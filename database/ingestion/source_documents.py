@@ -1,11 +1,14 @@
 """
 Files as documents: what there is to be stored of each, or why there is nothing.
 
-Reading blocks: call `read_batch` in a thread. A batch is bounded by files and by bytes, so memory is, too.
+Reading blocks: call `read_batch` in a thread. A batch is bounded by files and by bytes, so memory is, too. A text is
+decoded when it is to be stored and not before: that a file has not changed can be told from its bytes.
 """
 
 from __future__ import annotations
 
+import codecs
+import hashlib
 import json
 import os
 from collections import defaultdict
@@ -17,12 +20,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..codecs import encode_json
+from ..ids import uuid7
 from ..search import text_search_configuration
-from .markdown import read_markdown
+from .markdown import read_encoded_markdown
 from .source_files import SourceFile, SourceFileError, SourceTree, decode_text, printable, read_source_file
 
-BATCH_FILES = 256
-BATCH_BYTES = 8 * 2**20  # a batch ends with the file that reaches it
+# Small, so that the server has work from the first milliseconds on and its connections end together.
+BATCH_FILES = 128
+BATCH_BYTES = 2**20  # a batch ends with the file that reaches it
 _KEYS = frozenset({"path", "code", "name", "metadata", "language"})
 
 
@@ -39,7 +44,7 @@ class Failure(NamedTuple):
         return {"path": self.path, "code": self.code, "reason": self.reason}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Source:
     """A file before it is read. *name* and *metadata* beat what it says itself; *mark* becomes its source."""
 
@@ -52,51 +57,62 @@ class Source:
     mark: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SourceDocument:
-    """A file as it is to be stored; *size* in bytes of the file, *problem* with its front matter."""
+    """
+    A file as it is to be stored.
+
+    *data* is its text as UTF-8, of which nobody has checked yet that it is. *size* in bytes of the file, *problem* with
+    its front matter.
+    """
 
     path: str
     code: str
     name: str
-    content: str
+    data: bytes
     metadata: dict[str, Any]
     language: str
     source: str | None
-    content_hash: bytes
     size: int
     problem: str | None
 
-    def row(self) -> dict[str, Any]:
-        """What `upsert_documents` takes."""
-        columns = ("code", "name", "content", "metadata", "language", "source")
-        return {column: getattr(self, column) for column in columns}
+    @property
+    def content(self) -> str:
+        """The text; raises `SourceFileError` where it is none that PostgreSQL can store."""
+        return decode_text(self.data, "utf-8")
 
-    def is_stored_as(self, fingerprint: Mapping[str, Any] | None) -> bool:
-        """True where storing it would change nothing of the document that has this *fingerprint*."""
+    def row(self) -> dict[str, Any]:
+        """What `insert_documents` and `upsert_documents` take; raises `SourceFileError` as `content`."""
+        columns = ("code", "name", "content", "metadata", "language", "source")
+        # an id of its own, in case it is a new one: whoever stores it twice then stores one and the same
+        return {"id": uuid7()} | {column: getattr(self, column) for column in columns}
+
+    def is_stored_as(self, fingerprint: Any) -> bool:
+        """True where storing it would change nothing of the document that has this *fingerprint*, None for none."""
         return (
             fingerprint is not None
-            and self.content_hash == fingerprint["content_hash"]
-            and all(getattr(self, column) == fingerprint[column] for column in ("name", "language", "source"))
-            # as text: to Python, 1 and True are the same
-            and _canonical(self.metadata) == _canonical(fingerprint["metadata"])
+            and self.name == fingerprint["name"]
+            and self.language == fingerprint["language"]
+            and self.source == fingerprint["source"]
+            and _is_stored_as(self.metadata, fingerprint["metadata"])
+            and hashlib.sha256(self.data).digest() == fingerprint["content_hash"]
         )
 
 
 @dataclass(slots=True)
 class Batch:
-    """Files that were read, and those that could not be."""
+    """Files that were read, with what is in them, and those that could not be."""
 
-    documents: list[SourceDocument] = field(default_factory=list)
+    files: list[tuple[Source, bytes]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     size: int = 0
     last_path: str | None = None
 
     def __len__(self) -> int:
-        return len(self.documents) + len(self.failures)
+        return len(self.files) + len(self.failures)
 
 
-def read_batch(sources: Iterator[Source | Failure], encoding: str, limit: int) -> Batch:
+def read_batch(sources: Iterator[Source | Failure], limit: int) -> Batch:
     """The next files of *sources*, none of more than *limit* bytes; empty at their end."""
     batch = Batch()
     for source in sources:
@@ -105,36 +121,89 @@ def read_batch(sources: Iterator[Source | Failure], encoding: str, limit: int) -
             batch.failures.append(source)
         else:
             try:
-                document = read_document(source, encoding, limit)
+                data = source.read(limit)
             except SourceFileError as exc:
                 batch.failures.append(Failure(source.path, source.code, str(exc)))
             else:
-                batch.documents.append(document)
-                batch.size += document.size
-        if len(batch) >= BATCH_FILES or batch.size >= BATCH_BYTES:
+                batch.files.append((source, data))
+                batch.size += len(data)
+        if len(batch.files) + len(batch.failures) >= BATCH_FILES or batch.size >= BATCH_BYTES:
             break
     return batch
 
 
-def read_document(source: Source, encoding: str, limit: int) -> SourceDocument:
+class DocumentRow(NamedTuple):
+    """A file that can be stored: the *row* is what `insert_documents` and `upsert_documents` take."""
+
+    path: str
+    size: int
+    row: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Files that are stored as they are (the sizes of these), that are to be stored, by code, and that are no text."""
+
+    unchanged: list[int] = field(default_factory=list)
+    new: list[DocumentRow] = field(default_factory=list)
+    changed: list[DocumentRow] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    warnings: list[Failure] = field(default_factory=list)
+
+
+def compare_files(files: list[tuple[Source, bytes]], encoding: str, stored: Mapping[str, Any]) -> Comparison:
     """
-    The file *source* as a document; raises `SourceFileError`.
+    What is to be done about *files*, given the fingerprints of the documents that are *stored*, by code.
+
+    Takes its time, as reading does: call it in the thread. Empties the list.
+    """
+    found = Comparison()
+    files.sort(key=lambda file: file[0].code, reverse=True)
+    while files:  # one by one, so that hardly any text is held as bytes and as characters at once
+        source, data = files.pop()
+        fingerprint = stored.get(source.code)
+        try:
+            document = document_of(source, data, encoding)
+            del data
+            if document.is_stored_as(fingerprint):
+                found.unchanged.append(document.size)
+            else:
+                row = DocumentRow(document.path, document.size, document.row())
+                (found.new if fingerprint is None else found.changed).append(row)
+        except SourceFileError as exc:
+            found.failures.append(Failure(source.path, source.code, str(exc)))
+            continue
+        if document.problem is not None:
+            warning = f"{document.problem}; stored as text only"
+            found.warnings.append(Failure(source.path, source.code, warning))
+    return found
+
+
+def read_document(source: Source, encoding: str, limit: int) -> SourceDocument:
+    """The file *source* as a document; raises `SourceFileError`."""
+    return document_of(source, source.read(limit), encoding)
+
+
+def document_of(source: Source, data: bytes, encoding: str) -> SourceDocument:
+    """
+    The file *source*, in which there is *data*, as a document.
 
     The content is the whole text, front matter included. Metadata of the source goes over that of the front matter.
+    Raises `SourceFileError` where the text is none; where it should be UTF-8, only when somebody asks for `content`.
     """
-    data = source.read(limit)
-    content, content_hash = decode_text(data, encoding)
-    markdown = read_markdown(content)
+    size = len(data)
+    if codecs.lookup(encoding).name != "utf-8":
+        data = decode_text(data, encoding).encode()
+    markdown = read_encoded_markdown(data)
     return SourceDocument(
         path=source.path,
         code=source.code,
         name=source.name or markdown.title or Path(source.path).name,
-        content=content,
+        data=data,
         metadata=markdown.metadata | dict(source.metadata),
         language=source.language,
         source=source.mark,
-        content_hash=content_hash,
-        size=len(data),
+        size=size,
         problem=markdown.problem,
     )
 
@@ -250,5 +319,8 @@ def is_text_encoding(encoding: str) -> bool:
     return True
 
 
-def _canonical(metadata: Any) -> str:
-    return json.dumps(metadata, sort_keys=True)
+def _is_stored_as(metadata: dict[str, Any], stored: str) -> bool:
+    if not metadata or stored == "{}":
+        return not metadata and stored == "{}"
+    # as text: to Python, 1 and True are the same
+    return json.dumps(metadata, sort_keys=True) == json.dumps(json.loads(stored), sort_keys=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import hashlib
 import os
 import stat
 import unicodedata
@@ -45,7 +44,7 @@ class SourceFileError(Exception):
     """Something that is not read; the text is the reason, for people, without the path and the content."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would cost more than listing the file
 class SourceFile:
     """
     A regular file of a tree. *path* is for people; *stem* is the path below the root, with slashes, less the extension.
@@ -90,6 +89,8 @@ class SourceTree:
         self.path = os.fspath(path)
         self.hidden = 0
         self._extension = extension.lower()
+        shown = str(Path(self.path))
+        self._shown = "" if shown == "." else shown if shown.endswith("/") else f"{shown}/"
         if os.open not in os.supports_dir_fd or not _NO_FOLLOW:
             raise SourceFileError("reading a directory needs a POSIX system (openat, O_NOFOLLOW)")
         try:
@@ -226,7 +227,7 @@ class SourceTree:
         return entry[: -len(self._extension)]
 
     def _path_of(self, relative: str) -> str:
-        return printable(str(Path(self.path, relative)))
+        return printable(self._shown + relative if relative else str(Path(self.path)))
 
     def _unreadable(self, relative: str, exc: OSError) -> SkippedEntry:
         return SkippedEntry(self._path_of(relative), _why(exc), hides_files=True)
@@ -250,9 +251,9 @@ def read_source_file(path: str | os.PathLike[str], limit: int) -> bytes:
     return _read_regular_file(path, limit)
 
 
-def decode_text(data: bytes, encoding: str) -> tuple[str, bytes]:
+def decode_text(data: bytes, encoding: str) -> str:
     """
-    *data* as text, every character of it, and the SHA-256 of its UTF-8; raises `SourceFileError`.
+    *data* as text, every character of it; raises `SourceFileError` where PostgreSQL could not store that.
 
     Line ends stay as they are, and so does a byte order mark (U+FEFF) in UTF-8; "utf-8-sig" takes it away.
     """
@@ -267,10 +268,12 @@ def decode_text(data: bytes, encoding: str) -> tuple[str, bytes]:
     if (position := text.find("\0")) >= 0:
         where = f"byte {data.index(0)}" if codec == "utf-8" else f"character {position}"
         raise SourceFileError(f"a NUL at {where}, which PostgreSQL cannot store in a text")
-    try:
-        return text, hashlib.sha256(data if codec == "utf-8" else text.encode()).digest()
-    except UnicodeEncodeError as exc:
-        raise SourceFileError(f"a lone surrogate at character {exc.start}, which is no text") from exc
+    if codec != "utf-8":  # others, UTF-7 for one, can spell what is no text
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            raise SourceFileError(f"a lone surrogate at character {exc.start}, which is no text") from exc
+    return text
 
 
 def printable(path: str) -> str:
@@ -347,11 +350,14 @@ def _read_descriptor(descriptor: int, limit: int) -> bytes | None:
         raise SourceFileError(_KINDS.get(stat.S_IFMT(before.st_mode), "not a regular file"))
     if before.st_size > limit:
         raise SourceFileError(f"too large: {before.st_size:,} bytes, and the limit is {limit:,}")
-    chunks = []
+    chunks: list[bytes] = []
     left = before.st_size + 1
-    while left and (chunk := os.read(descriptor, left)):
+    while left > 1 or not chunks:  # a read that gets all but the one byte more was the last one
+        chunk = os.read(descriptor, left)
         chunks.append(chunk)
         left -= len(chunk)
+        if not chunk:
+            break
     after = os.fstat(descriptor)
     if left != 1 or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         return None

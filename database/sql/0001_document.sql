@@ -39,6 +39,8 @@ CREATE TABLE document (
     PRIMARY KEY (id, code),
     UNIQUE (code)
 );
+-- Compressing it takes longer than writing it, and makes it hardly smaller.
+ALTER TABLE document ALTER COLUMN search SET STORAGE EXTERNAL;
 CREATE INDEX document_search_index ON document USING gin (search);
 CREATE INDEX document_language_index ON document (language);
 CREATE INDEX document_source_index ON document (source, code) WHERE source IS NOT NULL;
