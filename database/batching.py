@@ -24,6 +24,7 @@ from .exceptions import (
     ConnectionPoolError,
     DatabaseError,
     Failure,
+    OutcomeUnknownError,
     PoolTimeoutError,
     classify,
     copy_error,
@@ -68,6 +69,11 @@ LOCK_GUARD = """
 """
 
 
+def bytes_of(*texts: str) -> int:
+    """How long *texts* are on the line, at the most: 4 bytes is the most that a character takes."""
+    return sum(len(text) if text.isascii() else 4 * len(text) for text in texts)
+
+
 class NotYet(Enum):
     """In place of a result that the answer had no room for."""
 
@@ -82,10 +88,11 @@ class SharedStatement(Generic[Item, Result]):
     What the calls of one kind have in common.
 
     `await run(connection, items, limits)` performs the calls *items* by one statement and returns their results in the
-    same order, `NOT_YET` for those that had no room. `alone(connection, item)`, if there is something quicker for one
-    call than `run`, returns its result. Calls with the same *key* are performed in the order in which they were made:
-    never by two statements at a time, and, unless *together*, not by the same. *size*: the bytes of a call's
-    parameters. *doing* ("read document 'x'") and *kind* are for errors; *changes* and *repeatable* as for `perform`.
+    same order; `NOT_YET` for those that had no room, which are asked for again, with fewer others. *alone*, if there is
+    something quicker for one call: `await alone(connection, item)` returns its result. Calls with the same *key* are
+    performed in the order in which they were made: never by two statements at a time, and, unless *together*, not by
+    the same. *size*: the bytes of a call's parameters. *doing* ("read document 'x'") and *kind* are for errors;
+    *changes* and *repeatable* as for `perform`.
     """
 
     def __init__(
@@ -162,11 +169,14 @@ class _Call(Generic[Item, Result]):
     fault. *unknown*: the error of the attempt that may have been done.
     """
 
-    __slots__ = ("attempts", "deadline", "future", "item", "key", "share", "unknown")
+    __slots__ = ("attempts", "deadline", "future", "item", "key", "share", "size", "unknown")
 
-    def __init__(self, item: Item, key: Hashable, future: asyncio.Future[Result], deadline: float, share: int) -> None:
+    def __init__(
+        self, item: Item, key: Hashable, size: int, future: asyncio.Future[Result], deadline: float, share: int
+    ) -> None:
         self.item = item
         self.key = key
+        self.size = size
         self.future = future
         self.deadline = deadline
         self.share = share
@@ -219,16 +229,20 @@ class Lane(Generic[Item, Result]):
     # -- a call
 
     def call(self, item: Item) -> Awaitable[Result]:
-        """The result for *item*: at once if no call is before it, else with others in the next statement."""
+        """
+        The result for *item*: at once if no call is before it, else with others in the next statement.
+
+        To be awaited at once: it may hold a connection already.
+        """
         if self._drained is not None:
             raise self._pool.closed_error()
         key = None if self._statement.key is None else self._statement.key(item)
-        if self._ready is None and not self._waiting and self._has_room(1) and key not in self._under_way:
+        if key not in self._under_way and self._ready is None and not self._waiting and self._has_room(1):
             connection = self._pool.borrow_nowait()
             if connection is not None:
                 return self._lead(connection, item, key)
-        if self._starved:
-            self._pool.check_line()
+        if self._starved and self._pool.room_in_line() < 1:
+            raise self._pool.line_error()
         call = self._new_call(item, key, self._loop.time())
         self._waiting.append(call)
         if self._look_timer is None or (self._ready is None and self._free):
@@ -236,7 +250,8 @@ class Lane(Generic[Item, Result]):
         return call.future
 
     def _new_call(self, item: Item, key: Hashable, now: float) -> _Call[Item, Result]:
-        return _Call(item, key, self._loop.create_future(), now + self._timeout, self._max_rows)
+        size = 0 if self._statement.size is None else self._statement.size(item)
+        return _Call(item, key, size, self._loop.create_future(), now + self._timeout, self._max_rows)
 
     async def _lead(self, connection: PooledConnection, item: Item, key: Hashable) -> Result:
         turn = self._begin(1, () if key is None else (key,))
@@ -305,9 +320,10 @@ class Lane(Generic[Item, Result]):
     def _go_on(self) -> None:
         """Have the waiting calls performed if a slot is free and nobody is about to take them."""
         if self._waiting and self._ready is None and self._has_room(len(self._waiting)):
-            self._ready = self._loop.create_task(self._serve(), context=Context())
+            # not by the loop's factory: an eager task would begin before it is known as the ready one
+            self._ready = asyncio.Task(self._serve(), loop=self._loop, context=Context())
             self._tasks.add(self._ready)
-            self._ready.add_done_callback(self._tasks.discard)
+            self._ready.add_done_callback(self._served)
         if self._waiting or self._behind:
             if self._look_timer is None:
                 self._look_timer = self._loop.call_later(_PATIENCE, self._look)
@@ -321,17 +337,16 @@ class Lane(Generic[Item, Result]):
         for turn in self._turns if self._waiting else ():
             if turn.began <= now - _PATIENCE:
                 self._give_up_slot(turn)
-        # what callers no longer wait for may be large
-        self._waiting = deque(call for call in self._waiting if not call.future.done())
-        for calls in self._behind.values():
-            self._refuse([call for call in calls if call.deadline <= now], self._late_error())
-            calls[:] = [call for call in calls if not call.future.done()]
+        self._refuse(
+            [call for call in chain(self._waiting, *self._behind.values()) if call.deadline <= now], self._late_error()
+        )
+        self._drop_ended()
         self._go_on()
 
     def _late_error(self) -> PoolTimeoutError:
         return PoolTimeoutError(
-            f"did not get its turn in {self._timeout:.3g} s: a call before it that concerns the same row or thread is "
-            "still on its way; does somebody hold a lock?",
+            f"did not get its turn in {self._timeout:.3g} s: no connection became free, or a call before it that "
+            "concerns the same row or thread is still on its way; does somebody hold a lock?",
             retryable=True,
         )
 
@@ -347,25 +362,41 @@ class Lane(Generic[Item, Result]):
                     return
                 self._ready = asyncio.current_task()
                 await asyncio.sleep(0)  # who has got an answer may call again
-        except BaseException:  # the event loop is ending
-            for call in self._waiting:
-                call.future.cancel()
+        except Exception as exc:  # a mistake in here must not leave anybody waiting
+            self._refuse(self._waiting, exc)
             self._waiting.clear()
-            raise
-        finally:
-            if self._ready is asyncio.current_task():
-                self._ready = None
-            self._go_on()
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        """Also where *task* was cancelled before it began, as everything is when an event loop ends."""
+        self._tasks.discard(task)
+        if self._ready is task:
+            self._ready = None
+        self._drop_ended()
+        self._go_on()
+
+    def _drop_ended(self) -> None:
+        """Forget the calls that nobody waits for any longer: they may be large."""
+        self._waiting = deque(call for call in self._waiting if not call.future.done())
+        for calls in self._behind.values():
+            calls[:] = [call for call in calls if not call.future.done()]
 
     async def _borrow(self) -> PooledConnection | None:
         """A connection for the next statement; None where none is to be had and the calls concerned have been told."""
-        deadline = self._waiting[0].deadline
+        connection = self._pool.borrow_nowait()
+        if connection is not None:
+            return connection
+        while len(self._waiting) > self._pool.room_in_line():
+            self._refuse([self._waiting.pop()], self._pool.line_error())
+        if not self._waiting:
+            return None
+        deadline = min(call.deadline for call in self._waiting)
         self._starved = True
         try:
-            return await self._pool.borrow(deadline)
+            return await self._pool.wait_in_line(deadline)
         except ConnectionPoolError as exc:
-            # at its deadline only those who have reached theirs; a refusal before it concerns all
-            until = deadline if self._loop.time() >= deadline else float("inf")
+            # at a deadline only those who have reached theirs; a refusal before it concerns all
+            now = self._loop.time()
+            until = now if now >= deadline else float("inf")
             calls = [*self._waiting]
             self._waiting = deque(call for call in calls if call.deadline > until)
             self._refuse([call for call in calls if call.deadline <= until], exc)
@@ -378,7 +409,6 @@ class Lane(Generic[Item, Result]):
         self._ready = None
         batch: list[_Call[Item, Result]] = []
         keys: set[Hashable] = set()
-        size_of = self._statement.size
         size = 0
         # of many, a part for each slot: one statement is in the server while another is made or its answer read
         most = -(-len(self._waiting) // self._free) if len(self._waiting) >= _SPLIT else _SPLIT
@@ -389,7 +419,7 @@ class Lane(Generic[Item, Result]):
             if call.key is not None and (call.key in self._under_way or call.key in keys):
                 self._behind.setdefault(call.key, []).append(call)
                 continue
-            size += 0 if size_of is None else size_of(call.item)
+            size += call.size
             if batch and (call.share != batch[0].share or len(batch) == call.share or size > self._max_bytes):
                 self._waiting.appendleft(call)
                 break
@@ -412,10 +442,11 @@ class Lane(Generic[Item, Result]):
                 results = await self._statement.run(connection, [call.item for call in batch], limits)
         except Exception as exc:
             self._failed(turn, batch, exc, self._return(connection, exc))
-        except BaseException:
+        except BaseException:  # cancelled, as everything is when an event loop ends
             self._pool.give_back(connection, clean=False)
-            for call in batch:
-                call.future.cancel()
+            self._refuse(
+                batch, OutcomeUnknownError("cannot tell whether it was done: the task that did it was cancelled")
+            )
             raise
         else:
             self._pool.give_back(connection)
@@ -433,6 +464,7 @@ class Lane(Generic[Item, Result]):
         again = []
         for call, result in zip(batch, results, strict=True):
             if result is NOT_YET:
+                call.share = max(1, call.share // 4)
                 again.append(call)
             elif not call.future.done():
                 call.future.set_result(result)
@@ -455,10 +487,11 @@ class Lane(Generic[Item, Result]):
             if failure is Failure.UNKNOWN and call.unknown is None:
                 call.unknown = exc
             if in_halves or call.attempts:
-                call.share = max(1, len(batch) // 2)
+                # each by itself after a timeout, so that there is only one more, for the call that is to blame
+                call.share = 1 if timed_out else max(1, len(batch) // 2)
             call.attempts += not in_halves
         # who waits for the others to be told apart has not come to an end of its own
-        until = self._loop.time() + delay if timed_out or not in_halves else 0.0
+        until = 0.0 if in_halves else self._loop.time() + delay
         self._refuse([call for call in batch if call.deadline <= until], exc, closed)
         again = [call for call in batch if call.deadline > until]
         if delay:

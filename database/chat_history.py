@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
-from .batching import LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement
+from .batching import LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement, bytes_of
 from .codecs import decode_json, encode_metadata
 from .connect_db import Connection, Record, perform
 from .exceptions import ChatHistoryError
@@ -28,7 +28,13 @@ _DELETE_ROWS = 10_000
 _SEARCHED = 100_000  # characters; a tsvector holds 1 MB
 _HEADLINE = "StartSel=<mark>, StopSel=</mark>, MaxWords=25, MinWords=10"
 _COLUMNS = "id::text AS id, thread_id, user_id, question, answer, metadata::text AS metadata, created_at"
-_FITTING = "CASE WHEN fits THEN question END AS question, CASE WHEN fits THEN answer END AS answer"
+_FITTING = _COLUMNS.replace(
+    "question, answer, metadata::text",
+    "CASE WHEN fits THEN question END AS question, CASE WHEN fits THEN answer END AS answer, "
+    "CASE WHEN fits THEN metadata::text END",
+)
+_SIZE = "octet_length(question) + octet_length(answer) + octet_length(metadata::text)"
+_USUAL_SIZE = 1024  # bytes of a message, where a page is only asked for
 
 
 def _confined(sql: str) -> dict[bool, str]:
@@ -75,6 +81,15 @@ _SAVE = f"""
 """
 # Looking for a conflict takes a sixth of the time of a save, and ids of our own are new the first time.
 _SAVE_ONCE = f"{_SAVE} ON CONFLICT (id, thread_id) DO NOTHING"
+_SAVE_ALONE = """
+    WITH turn AS MATERIALIZED (
+        SELECT pg_advisory_xact_lock(hashtextextended($2, 0))
+    )
+    INSERT INTO chat_history (id, thread_id, user_id, question, answer, metadata)
+    SELECT $1, $2, $3, $4, $5, $6::text::jsonb
+      FROM turn
+    ON CONFLICT (id, thread_id) DO NOTHING
+"""
 
 
 class _Given(NamedTuple):
@@ -94,14 +109,19 @@ async def _save_shared(c: Connection, messages: Sequence[_Given], limits: Limits
     return [None] * len(messages)
 
 
+async def _save_alone(c: Connection, message: _Given) -> None:
+    await c.execute(_SAVE_ALONE, *message)
+
+
 _save = SharedStatement(
     _save_shared,
+    alone=_save_alone,
     kind=ChatHistoryError,
     doing=lambda message: f"save a message to thread {message.thread_id!r}",
     changes=True,
     key=lambda message: message.thread_id,
     together=True,
-    size=lambda message: len(message.thread_id) + len(message.question) + len(message.answer) + len(message.metadata),
+    size=lambda message: bytes_of(message.thread_id, message.question, message.answer, message.metadata),
 )
 
 
@@ -151,12 +171,11 @@ _RECENT = f"""
              CROSS JOIN LATERAL ({{page}}) AS page) AS found
      ORDER BY position DESC
 """
-# As many pages as fit into $6 bytes, at least one; octet_length knows the length of a long text without reading it.
+# Of what is longer than $6 bytes, the pages that were asked for first, at least one; octet_length knows the length of a
+# long text without reading it.
 _RECENT_SHARED = f"""
-    SELECT {_COLUMNS.replace("question, answer", _FITTING)}, number
-      FROM (SELECT page.*, number,
-                   number = 1
-                   OR sum(octet_length(question) + octet_length(answer)) OVER (ORDER BY number) <= $6 AS fits
+    SELECT {_FITTING}, number
+      FROM (SELECT page.*, number, number = 1 OR sum({_SIZE}) OVER (ORDER BY number) <= $6 AS fits
               FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::uuid[]) WITH ORDINALITY
                    AS asked (thread_id, user_id, maximum, skipped, after, number)
              CROSS JOIN LATERAL ({{page}}) AS page) AS found
@@ -184,12 +203,13 @@ def _recent(confined: bool, continued: bool) -> SharedStatement[_Page, list[Mess
         columns = zip(*asked, strict=True)
         pages: list[list[Message] | NotYet] = [[] for _ in asked]
         for row in await c.fetch(_RECENT_SHARED.format(page=page), *columns, limits.answer_bytes):
-            message = _message(row)
-            number = message.pop("number") - 1
+            number = row["number"] - 1
             messages = pages[number]
-            if message["question"] is None:
+            if row["question"] is None:
                 pages[number] = NOT_YET
             elif messages is not NOT_YET:
+                message = _message(row)
+                del message["number"]
                 messages.append(message)
         return pages
 
@@ -199,6 +219,7 @@ def _recent(confined: bool, continued: bool) -> SharedStatement[_Page, list[Mess
         kind=ChatHistoryError,
         doing=lambda page: f"read thread {page.thread_id!r}",
         changes=False,
+        size=lambda page: page.maximum * _USUAL_SIZE + bytes_of(page.thread_id),
     )
 
 
@@ -233,19 +254,18 @@ _GET = f"""
      WHERE id = $1
 """
 _GET_SHARED = f"""
-    SELECT {_COLUMNS.replace("question, answer", _FITTING)}
-      FROM (SELECT *,
-                   sum(octet_length(question) + octet_length(answer)) OVER (ROWS UNBOUNDED PRECEDING)
-                   - octet_length(question) - octet_length(answer) < $2 AS fits
-              FROM chat_history
-             WHERE id = ANY($1)) AS found
+    SELECT {_FITTING}
+      FROM (SELECT message.*, sum(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size < $2 AS fits
+              FROM unnest($1::uuid[]) WITH ORDINALITY AS asked (id, number)
+              JOIN chat_history AS message USING (id)
+             CROSS JOIN LATERAL (SELECT {_SIZE} AS size) AS measured) AS found
 """
 
 
 async def _get_shared(c: Connection, ids: Sequence[UUID], limits: Limits) -> list[Record | NotYet | None]:
-    found = {row["id"]: row for row in await c.fetch(_GET_SHARED, ids, limits.answer_bytes)}
-    rows = [found.get(str(message_id)) for message_id in ids]
-    return [row if row is None or row["question"] is not None else NOT_YET for row in rows]
+    rows = await c.fetch(_GET_SHARED, list(dict.fromkeys(ids)), limits.answer_bytes)
+    found = {row["id"]: row if row["question"] is not None else NOT_YET for row in rows}
+    return [found.get(str(message_id)) for message_id in ids]
 
 
 _get = SharedStatement(
@@ -279,7 +299,12 @@ class _Owned(NamedTuple):
 
 
 # In the order of the keys, here and below: two deletions in different orders would deadlock.
-_DELETE = f"""
+_DELETE = """
+    DELETE FROM chat_history
+     WHERE id = $1 AND user_id = coalesce($2, user_id)
+    RETURNING true
+"""
+_DELETE_SHARED = f"""
     WITH {LOCK_GUARD},
     locked AS MATERIALIZED (
         SELECT message.id, message.thread_id
@@ -297,13 +322,18 @@ _DELETE = f"""
 
 
 async def _delete_shared(c: Connection, messages: Sequence[_Owned], limits: Limits) -> list[bool]:
-    rows = await c.fetch(_DELETE, limits.lock_timeout, *zip(*messages, strict=True))
+    rows = await c.fetch(_DELETE_SHARED, limits.lock_timeout, *zip(*messages, strict=True))
     deleted = {row["id"] for row in rows}
     return [message.key in deleted for message in messages]
 
 
+async def _delete_alone(c: Connection, message: _Owned) -> bool:
+    return await c.fetchval(_DELETE, *message) is True
+
+
 _delete = SharedStatement(
     _delete_shared,
+    alone=_delete_alone,
     kind=ChatHistoryError,
     doing=lambda message: "delete a chat message",
     changes=True,
@@ -319,7 +349,11 @@ async def delete_chat_message(message_id: str, *, user_id: int | None = None, co
     return key is not None and await _delete.call(_Owned(key, user_id), conn)
 
 
-_DELETE_THREAD = f"""
+_DELETE_THREAD = _confined("""
+    DELETE FROM chat_history
+     WHERE thread_id = $1 {user}
+""")
+_DELETE_THREADS_SHARED = f"""
     WITH {LOCK_GUARD},
     locked AS MATERIALIZED (
         SELECT message.id, message.thread_id
@@ -342,13 +376,18 @@ _DELETE_THREAD = f"""
 
 
 async def _delete_threads_shared(c: Connection, threads: Sequence[_Owned], limits: Limits) -> list[int]:
-    rows = await c.fetch(_DELETE_THREAD, limits.lock_timeout, *zip(*threads, strict=True))
+    rows = await c.fetch(_DELETE_THREADS_SHARED, limits.lock_timeout, *zip(*threads, strict=True))
     counts = {row["thread_id"]: row["count"] for row in rows}
     return [counts.get(thread.key, 0) for thread in threads]
 
 
+async def _delete_thread_alone(c: Connection, thread: _Owned) -> int:
+    return _count(await c.execute(_DELETE_THREAD[thread.user_id is not None], *thread))
+
+
 _delete_threads = SharedStatement(
     _delete_threads_shared,
+    alone=_delete_thread_alone,
     kind=ChatHistoryError,
     doing=lambda thread: f"delete thread {thread.key!r}",
     changes=True,
@@ -360,6 +399,8 @@ _delete_threads = SharedStatement(
 async def delete_thread_history(thread_id: str, *, user_id: int | None = None, conn: Connection | None = None) -> int:
     """Delete all messages of a thread; how many there were."""
     _check_user(user_id)
+    if not isinstance(thread_id, str):
+        raise ChatHistoryError(f"the thread_id of a chat message is a str, not {type(thread_id).__name__}")
     return await _delete_threads.call(_Owned(thread_id, user_id), conn)
 
 

@@ -12,7 +12,7 @@ from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from .batching import LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement
+from .batching import ALONE, LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement, bytes_of
 from .codecs import decode_json, encode_metadata
 from .connect_db import Connection, Record, perform
 from .exceptions import DocumentError
@@ -31,6 +31,9 @@ _ITER_ROWS, _ITER_BYTES = 256, 4 * 2**20
 _COLUMNS = """
     id::text AS id, name, code, content, metadata::text AS metadata, language, source, created_at, updated_at
 """
+_FITTING = _COLUMNS.replace(
+    "content, metadata::text", "CASE WHEN fits THEN content END AS content, CASE WHEN fits THEN metadata::text END"
+)
 _COLUMNS_WITHOUT_CONTENT = _COLUMNS.replace("content,", "")
 
 
@@ -57,7 +60,7 @@ class Row(NamedTuple):
     @property
     def size(self) -> int:
         """About its bytes."""
-        return _bytes(self.code, self.name, self.content, self.metadata)
+        return bytes_of(self.code, self.name, self.content, self.metadata)
 
 
 def row_of(document: Mapping[str, Any]) -> Row:
@@ -88,6 +91,29 @@ _INSERT = f"""
     ON CONFLICT (code) DO NOTHING
     RETURNING {_COLUMNS_WITHOUT_CONTENT}
 """
+_INSERT_ALONE = f"""
+    INSERT INTO document (id, code, name, content, metadata, language)
+    VALUES ($1, $2, $3, $4, $5::text::jsonb, $6)
+    ON CONFLICT (code) DO NOTHING
+    RETURNING {_COLUMNS_WITHOUT_CONTENT}
+"""
+
+
+async def _insert_shared(c: Connection, rows: Sequence[Row], limits: Limits) -> list[Record | None]:
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    stored = {record["id"]: record for record in await c.fetch(_INSERT, limits.lock_timeout, *columns[:6])}
+    return [stored.get(str(row.id)) for row in rows]
+
+
+_insert = SharedStatement(
+    _insert_shared,
+    alone=lambda c, row: c.fetchrow(_INSERT_ALONE, *row[:6]),
+    kind=DocumentError,
+    doing=lambda row: f"store {_named(row.code)}",
+    changes=True,
+    key=lambda row: row.code,
+    size=lambda row: row.size,
+)
 _GET_OWN = f"""
     SELECT {_COLUMNS_WITHOUT_CONTENT}
       FROM document
@@ -95,24 +121,16 @@ _GET_OWN = f"""
 """
 
 
-async def _insert_shared(c: Connection, documents: Sequence[Row], limits: Limits) -> list[Record | None]:
-    columns = [list(column) for column in zip(*documents, strict=True)]
-    rows = await c.fetch(_INSERT, limits.lock_timeout, *columns[:6])
-    if len(rows) < len(documents):
-        # a repetition, whose first attempt was done although its answer was lost, finds its own row; in a statement of
-        # its own, because it may have had to wait for that attempt to be committed
-        rows += await c.fetch(_GET_OWN, *columns[:2])
-    own = {row["id"]: row for row in rows}
-    return [own.get(str(document.id)) for document in documents]
+async def _get_own_shared(c: Connection, rows: Sequence[Row], limits: Limits) -> list[Record | None]:
+    found = await c.fetch(_GET_OWN, [row.id for row in rows], [row.code for row in rows])
+    own = {record["id"]: record for record in found}
+    return [own.get(str(row.id)) for row in rows]
 
 
-_insert = SharedStatement(
-    _insert_shared,
-    kind=DocumentError,
-    doing=lambda document: f"store {_named(document.code)}",
-    changes=True,
-    key=lambda document: document.code,
-    size=lambda document: document.size,
+# A repetition, whose first attempt was done although its answer was lost, finds its own row: by a statement of its own,
+# because the insert may have had to wait until that attempt was committed.
+_get_own = SharedStatement(
+    _get_own_shared, kind=DocumentError, doing=lambda row: f"read {_named(row.code)}", changes=False
 )
 
 
@@ -133,7 +151,7 @@ async def insert_document(
     cannot store the text (a NUL character, more than 64 MiB).
     """
     given = row_of({"name": name, "code": code, "content": content, "metadata": metadata, "language": language})
-    row = await _insert.call(given, conn)
+    row = await _insert.call(given, conn) or await _get_own.call(given, conn)
     if row is None:
         raise DocumentError(
             f"cannot store {_named(code)}: there is one under this code already; upsert_document() replaces it",
@@ -194,31 +212,43 @@ def _upsert(keep: frozenset[str]) -> str:
     """
 
 
-async def upsert_rows(keep: frozenset[str], c: Connection, rows: Sequence[Row], limits: Limits) -> list[Record]:
+async def _upsert_once(
+    keep: frozenset[str], c: Connection, rows: Sequence[Row], limits: Limits
+) -> list[Record | NotYet]:
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    found = {record["code"]: record for record in await c.fetch(_upsert(keep), limits.lock_timeout, *columns)}
+    return [found.get(row.code, NOT_YET) for row in rows]
+
+
+async def upsert_rows(keep: frozenset[str], c: Connection, rows: Sequence[Row]) -> list[Record]:
     """What became of *rows*, in their order; of the documents that exist, the columns *keep* stay as they are."""
     found: dict[str, Record] = {}
+    missing = rows
     for _ in range(_UPSERT_ATTEMPTS):
-        missing = [row for row in rows if row.code not in found]
-        columns = [list(column) for column in zip(*missing, strict=True)]
-        records = await c.fetch(_upsert(keep), limits.lock_timeout, *columns)
-        found |= {record["code"]: record for record in records}
-        if len(found) == len(rows):
+        for row, record in zip(missing, await _upsert_once(keep, c, missing, ALONE), strict=True):
+            if record is not NOT_YET:
+                found[row.code] = record
+        missing = [row for row in missing if row.code not in found]
+        if not missing:
             return [found[row.code] for row in rows]
-    code = next(row.code for row in rows if row.code not in found)
     raise DocumentError(
-        f"cannot store {_named(code)}: the server neither stores nor shows it (a trigger, a row policy?)"
+        f"cannot store {_named(missing[0].code)}: the server neither stores nor shows it (a trigger, a row policy?)"
     )
 
 
 @cache
 def _upsert_shared(keep: frozenset[str]) -> SharedStatement[Row, Record]:
+    async def alone(c: Connection, row: Row) -> Record:
+        return (await upsert_rows(keep, c, [row]))[0]
+
     return SharedStatement(
-        partial(upsert_rows, keep),
+        partial(_upsert_once, keep),
+        alone=alone,
         kind=DocumentError,
-        doing=lambda document: f"store {_named(document.code)}",
+        doing=lambda row: f"store {_named(row.code)}",
         changes=True,
-        key=lambda document: document.code,
-        size=lambda document: document.size,
+        key=lambda row: row.code,
+        size=lambda row: row.size,
     )
 
 
@@ -249,24 +279,26 @@ _GET = f"""
       FROM document
      WHERE code = $1
 """
-# As many contents as fit into $2 bytes, at least one; octet_length knows the length of a long text without reading it.
+# Of what is longer than $2 bytes, the documents that were asked for first, at least one.
 _GET_SHARED = f"""
-    SELECT {_COLUMNS.replace("content", "CASE WHEN fits THEN content END AS content")}
-      FROM (SELECT *, sum(octet_length(content)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(content) < $2 AS fits
-              FROM document
-             WHERE code = ANY($1)) AS found
+    SELECT {_FITTING}
+      FROM (SELECT document.*, sum(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size < $2 AS fits
+              FROM unnest($1::text[]) WITH ORDINALITY AS asked (code, number)
+              JOIN document USING (code)
+             CROSS JOIN LATERAL (SELECT octet_length(content) + octet_length(metadata::text) AS size) AS measured)
+           AS found
 """
 
 
-async def _get_shared(connection: Connection, codes: Sequence[str], limits: Limits) -> list[Record | NotYet | None]:
-    found = {row["code"]: row for row in await connection.fetch(_GET_SHARED, codes, limits.answer_bytes)}
-    rows = [found.get(code) for code in codes]
-    return [row if row is None or row["content"] is not None else NOT_YET for row in rows]
+async def _get_shared(c: Connection, codes: Sequence[str], limits: Limits) -> list[Record | NotYet | None]:
+    rows = await c.fetch(_GET_SHARED, list(dict.fromkeys(codes)), limits.answer_bytes)
+    found = {row["code"]: row if row["content"] is not None else NOT_YET for row in rows}
+    return [found.get(code) for code in codes]
 
 
 _get = SharedStatement(
     _get_shared,
-    alone=lambda connection, code: connection.fetchrow(_GET, code),
+    alone=lambda c, code: c.fetchrow(_GET, code),
     kind=DocumentError,
     doing=lambda code: f"read {_named(code)}",
     changes=False,
@@ -275,6 +307,8 @@ _get = SharedStatement(
 
 async def get_document_by_code(code: str, *, conn: Connection | None = None) -> Document | None:
     """The document under *code*, None if there is none."""
+    if len(str(code)) > MAX_CODE:
+        return None
     row = await _get.call(code, conn)
     return None if row is None else _document(row)
 
@@ -479,7 +513,13 @@ async def search_documents(
     return [_document(row, rank=row["rank"], snippet=row["snippet"]) for row in rows]
 
 
-_UPDATE_CONTENT = f"""
+_UPDATE_CONTENT = """
+    UPDATE document
+       SET content = $2, updated_at = clock_timestamp()
+     WHERE code = $1
+    RETURNING true
+"""
+_UPDATE_CONTENT_SHARED = f"""
     WITH {LOCK_GUARD},
     given AS (
         SELECT *
@@ -490,7 +530,7 @@ _UPDATE_CONTENT = f"""
           FROM lock_guard, document
          WHERE document.code = ANY($2)
          ORDER BY document.code COLLATE "C"
-           FOR UPDATE OF document
+           FOR NO KEY UPDATE OF document
     )
     UPDATE document
        SET content = given.content, updated_at = clock_timestamp()
@@ -503,18 +543,23 @@ _UPDATE_CONTENT = f"""
 
 async def _update_shared(c: Connection, items: Sequence[tuple[str, str]], limits: Limits) -> list[bool]:
     codes, contents = zip(*items, strict=True)
-    rows = await c.fetch(_UPDATE_CONTENT, limits.lock_timeout, codes, contents)
+    rows = await c.fetch(_UPDATE_CONTENT_SHARED, limits.lock_timeout, codes, contents)
     updated = {row["code"] for row in rows}
     return [code in updated for code in codes]
 
 
+async def _update_alone(c: Connection, item: tuple[str, str]) -> bool:
+    return await c.fetchval(_UPDATE_CONTENT, *item) is True
+
+
 _update = SharedStatement(
     _update_shared,
+    alone=_update_alone,
     kind=DocumentError,
     doing=lambda item: f"update {_named(item[0])}",
     changes=True,
     key=lambda item: item[0],
-    size=lambda item: _bytes(*item),
+    size=lambda item: bytes_of(*item),
 )
 
 
@@ -528,7 +573,12 @@ async def update_document_content(code: str, content: str, *, conn: Connection |
     return await _update.call((code, content), conn)
 
 
-_DELETE = f"""
+_DELETE = """
+    DELETE FROM document
+     WHERE code = $1
+    RETURNING true
+"""
+_DELETE_SHARED = f"""
     WITH {LOCK_GUARD},
     locked AS MATERIALIZED (
         SELECT document.code
@@ -545,13 +595,18 @@ _DELETE = f"""
 
 
 async def _delete_shared(c: Connection, codes: Sequence[str], limits: Limits) -> list[bool]:
-    deleted = {row["code"] for row in await c.fetch(_DELETE, limits.lock_timeout, codes)}
+    deleted = {row["code"] for row in await c.fetch(_DELETE_SHARED, limits.lock_timeout, codes)}
     return [code in deleted for code in codes]
+
+
+async def _delete_alone(c: Connection, code: str) -> bool:
+    return await c.fetchval(_DELETE, code) is True
 
 
 # not repeatable: a repetition could delete a document that somebody stored under the same code meanwhile
 _delete = SharedStatement(
     _delete_shared,
+    alone=_delete_alone,
     kind=DocumentError,
     doing=lambda code: f"delete {_named(code)}",
     changes=True,
@@ -567,6 +622,8 @@ async def delete_document(code: str, *, conn: Connection | None = None) -> bool:
     Not repeated where its answer was lost (`OutcomeUnknownError`): a repetition could delete a document that somebody
     stored under the same code meanwhile.
     """
+    if not isinstance(code, str):
+        raise DocumentError(f"the code of a document is a str, not {type(code).__name__}")
     return await _delete.call(code, conn)
 
 
@@ -615,11 +672,6 @@ def _document(row: Record, **more: Any) -> Document:
         return values
     values |= more
     return {key: values[key] for key in (*_KEYS, *more) if key in values}
-
-
-def _bytes(*texts: str) -> int:
-    """About how long *texts* are on the line; at least one byte a character."""
-    return sum(map(len, texts))
 
 
 def _named(code: object) -> str:

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from .batching import ALONE
 from .connect_db import Connection, Record, get_db_transaction, perform
 from .document import Row, check_codes, row_of, upsert_rows
 from .exceptions import DocumentError, OutcomeUnknownError
@@ -65,7 +64,7 @@ async def _upsert(rows: list[Row], conn: Connection | None) -> list[dict[str, An
     if not rows:
         return []
     records = await perform(
-        lambda c: upsert_rows(frozenset(), c, rows, ALONE),
+        lambda c: upsert_rows(frozenset(), c, rows),
         conn=conn,
         kind=DocumentError,
         doing=f"store {len(rows)} documents",

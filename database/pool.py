@@ -157,10 +157,11 @@ class Pool:
         Raises `PoolTimeoutError` where all are in use until then, `DatabaseNotAvailableError` where none can be had.
         """
         connection = self.borrow_nowait()
-        if connection is None:
-            self._counters["requests"] += 1
-            connection = await self._wait(deadline)
-        return connection
+        if connection is not None:
+            return connection
+        if self.room_in_line() < 1:
+            raise self.line_error()
+        return await self.wait_in_line(deadline)
 
     def borrow_nowait(self) -> PooledConnection | None:
         """As `borrow`, if an idle connection is there and nobody waits for one; None if not."""
@@ -222,8 +223,9 @@ class Pool:
             self._discard(connection)
         return None
 
-    async def _wait(self, deadline: float) -> PooledConnection:
-        self.check_line()
+    async def wait_in_line(self, deadline: float) -> PooledConnection:
+        """As `borrow`, whoever waits already."""
+        self._counters["requests"] += 1
         waiter: asyncio.Future[PooledConnection] = self._loop.create_future()
         self._waiters.append(waiter)
         self._grow()
@@ -246,11 +248,16 @@ class Pool:
     def _waiting(self) -> int:
         return len(self._waiters) + sum(companion.queued for companion in self.companions.values())
 
-    def check_line(self) -> None:
-        """Raise `PoolTimeoutError` where DB_MAX_WAITING callers wait for a connection."""
+    def room_in_line(self) -> float:
+        """How many more callers may wait for a connection: DB_MAX_WAITING, less those who do."""
         limit = self.settings.max_waiting
-        if limit and (waiting := self._waiting()) >= limit:
-            raise PoolTimeoutError(f"{waiting} callers wait for a connection already (DB_MAX_WAITING)", retryable=True)
+        return limit - self._waiting() if limit else float("inf")
+
+    def line_error(self) -> PoolTimeoutError:
+        """What a caller gets for whom there is no room."""
+        return PoolTimeoutError(
+            f"{self._waiting()} callers wait for a connection already (DB_MAX_WAITING)", retryable=True
+        )
 
     def _expire(self, waiter: asyncio.Future[PooledConnection], waited: float) -> None:
         if waiter.done():
@@ -457,14 +464,13 @@ class Pool:
         """
         deadline = self._loop.time() + timeout
         self._finishing = True
-        if self.companions:
-            await asyncio.gather(*(companion.finish(timeout) for companion in self.companions.values()))
-        self._closing = True
-        self._timer.cancel()
-        self._refuse_waiters(self.closed_error)
-        for task in self._connectors:
-            task.cancel()
         try:
+            await asyncio.gather(*(companion.finish(timeout) for companion in self.companions.values()))
+            self._closing = True
+            self._timer.cancel()
+            self._refuse_waiters(self.closed_error)
+            for task in self._connectors:
+                task.cancel()
             if self._busy:
                 self._drained = self._drained or self._loop.create_future()
                 await asyncio.wait([self._drained], timeout=max(0.0, deadline - self._loop.time()))
