@@ -489,9 +489,10 @@ class Lane(Generic[Item, Result]):
             if in_halves or call.attempts:
                 # each by itself after a timeout, so that there is only one more, for the call that is to blame
                 call.share = 1 if timed_out else max(1, len(batch) // 2)
+            if in_halves:  # who is to be told apart from others has not come to an end of its own
+                call.deadline = max(call.deadline, self._loop.time() + self._timeout)
             call.attempts += not in_halves
-        # who waits for the others to be told apart has not come to an end of its own
-        until = 0.0 if in_halves else self._loop.time() + delay
+        until = self._loop.time() + delay
         self._refuse([call for call in batch if call.deadline <= until], exc, closed)
         again = [call for call in batch if call.deadline > until]
         if delay:

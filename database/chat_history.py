@@ -142,7 +142,8 @@ async def save_chat_history(
     not JSON or *user_id* no 64-bit integer.
     """
     _check_user(user_id)
-    for what, text in (("thread_id", thread_id), ("question", question), ("answer", answer)):
+    _check_thread(thread_id)
+    for what, text in (("question", question), ("answer", answer)):
         if not isinstance(text, str):
             raise ChatHistoryError(f"the {what} of a chat message is a str, not {type(text).__name__}")
     if not thread_id:
@@ -240,6 +241,7 @@ async def get_recent_chat_history(
     `ChatHistoryError` where *limit* or *offset* is negative.
     """
     _check_user(user_id)
+    _check_thread(thread_id)
     _check_page(limit, offset)
     last = None if after is None else as_uuid(after)
     if after is not None and last is None:
@@ -399,8 +401,7 @@ _delete_threads = SharedStatement(
 async def delete_thread_history(thread_id: str, *, user_id: int | None = None, conn: Connection | None = None) -> int:
     """Delete all messages of a thread; how many there were."""
     _check_user(user_id)
-    if not isinstance(thread_id, str):
-        raise ChatHistoryError(f"the thread_id of a chat message is a str, not {type(thread_id).__name__}")
+    _check_thread(thread_id)
     return await _delete_threads.call(_Owned(thread_id, user_id), conn)
 
 
@@ -595,6 +596,11 @@ def _message(row: Record) -> Message:
 
 def _count(status: str) -> int:
     return int(status.rpartition(" ")[2])
+
+
+def _check_thread(thread_id: object) -> None:
+    if not isinstance(thread_id, str):
+        raise ChatHistoryError(f"the thread_id of a chat message is a str, not {type(thread_id).__name__}")
 
 
 def _check_user(user_id: object) -> None:

@@ -256,7 +256,7 @@ class Pool:
     def line_error(self) -> PoolTimeoutError:
         """What a caller gets for whom there is no room."""
         return PoolTimeoutError(
-            f"{self._waiting()} callers wait for a connection already (DB_MAX_WAITING)", retryable=True
+            f"{self.settings.max_waiting} callers wait for a connection already (DB_MAX_WAITING)", retryable=True
         )
 
     def _expire(self, waiter: asyncio.Future[PooledConnection], waited: float) -> None:

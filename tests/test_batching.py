@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -224,6 +225,43 @@ async def test_a_row_that_kills_its_connection_takes_no_other_along(database: Se
     assert await db.get_document_count() == 29
 
 
+async def test_a_slow_row_takes_no_other_along(database: Settings) -> None:
+    """Where a shared statement takes longer than DB_COMMAND_TIMEOUT, only the call that is to blame is not known."""
+    configure(database.model_copy(update={"command_timeout": 0.5, "connection_timeout": 0.4}))
+    async with db.get_db_connection() as conn:
+        await conn.execute("""
+            CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF NEW.content = 'slow' THEN PERFORM pg_sleep(20); END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER dawdle BEFORE INSERT ON document FOR EACH ROW EXECUTE FUNCTION dawdle();
+        """)
+    results = await all_of(*(db.insert_document("n", f"c{n}", "slow" if n == 33 else "t") for n in range(60)))
+    assert [n for n, result in enumerate(results) if not isinstance(result, dict)] == [33]
+    assert isinstance(results[33], db.OutcomeUnknownError)
+
+
+async def test_a_wrong_argument_is_an_error_of_its_own_caller() -> None:
+    """What is no key, or no text, fails alone, as it does without sharing."""
+    wrong: Any = ["x"]
+    calls: list[Callable[[Any], Awaitable[Any]]] = [
+        lambda key: db.get_document_by_code(key),
+        lambda key: db.delete_document(key),
+        lambda key: db.update_document_content(key, "t"),
+        lambda key: db.upsert_document("n", key, "t"),
+        lambda key: db.get_recent_chat_history(key),
+        lambda key: db.delete_thread_history(key),
+        lambda key: db.save_chat_history(1, key, "q", "a"),
+    ]
+    for call in calls:
+        results = await all_of(*(call(wrong if n == 5 else f"c{n}") for n in range(20)))
+        failed = [n for n, result in enumerate(results) if isinstance(result, Exception)]
+        assert failed == [5]
+        assert isinstance(results[5], db.DatabaseError)
+    assert (await db.get_pool_stats())["in_use"] == 0
+
+
 # --- own deadline, own cancellation
 
 
@@ -265,6 +303,40 @@ async def test_a_timeout_bounds_the_call_whatever_the_others_wait_for(database: 
             async with asyncio.timeout(0.01):
                 await db.upsert_document("n", "locked", "never mind")
     assert [result["code"] for result in await all_of(*waiting)] == ["locked"] * 3
+
+
+async def test_calls_behind_a_locked_key_are_told_at_their_own_deadlines(database: Settings) -> None:
+    """Who waits for an earlier call about the same document is told after DB_CONNECTION_TIMEOUT, and not done later."""
+    configure(database.model_copy(update={"connection_timeout": 0.5}))
+    await db.insert_document("n", "locked", "t")
+    async with another_client(database) as client:
+        transaction = client.transaction()
+        await transaction.start()
+        await client.execute("SELECT FROM document WHERE code = 'locked' FOR UPDATE")
+        first = asyncio.create_task(db.upsert_document("n", "locked", "first"))
+        await until_waiting_for_a_lock(database)
+        behind = await all_of(*(db.upsert_document("n", "locked", f"behind {n}") for n in range(3)))
+        assert [type(result) for result in behind] == [db.PoolTimeoutError] * 3
+        assert "does somebody hold a lock?" in str(behind[0])
+        assert not first.done()
+        await transaction.rollback()
+        assert (await first)["status"] == "updated"
+    assert (await db.get_document_by_code("locked") or {})["content"] == "first"
+
+
+async def test_all_tasks_may_be_cancelled_and_the_program_go_on() -> None:
+    """Whoever ends all tasks of an event loop, and then makes calls, gets answers."""
+    await db.get_connection_pool()
+    for steps in range(6):
+        tasks = [asyncio.create_task(db.upsert_document("n", f"c{n}", "t")) for n in range(50)]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await all_of(*tasks)
+        assert {
+            result["code"] for result in await all_of(*(db.upsert_document("n", f"d{n}", "t") for n in range(9)))
+        } == {f"d{n}" for n in range(9)}
 
 
 # --- locks
@@ -309,6 +381,16 @@ async def test_whoever_holds_a_lock_can_go_on_through_the_package(database: Sett
     assert (await db.get_document_by_code("a") or {})["content"] == "theirs"
 
 
+async def test_an_update_does_not_wait_for_rows_that_refer_to_the_document(database: Settings) -> None:
+    """A transaction that has inserted a row with a foreign key to a document holds up no change of its content."""
+    await asyncio.gather(*(db.insert_document("n", f"c{n}", "t") for n in range(9)))
+    async with another_client(database) as client:
+        await client.execute("CREATE TABLE note (code text REFERENCES document (code))")
+        async with client.transaction():
+            await client.execute("INSERT INTO note SELECT code FROM document")
+            assert await all_of(*(db.update_document_content(f"c{n}", "new") for n in range(9))) == [True] * 9
+
+
 async def test_a_statement_leaves_no_setting_behind(database: Settings) -> None:
     """The short lock timeout of a shared statement is not that of whoever gets the connection next."""
     configure(database.model_copy(update={"max_connections": 1}))
@@ -320,29 +402,32 @@ async def test_a_statement_leaves_no_setting_behind(database: Settings) -> None:
     pool.give_back(connection)
 
 
-async def test_concurrent_writers_of_the_same_rows_do_not_deadlock(database: Settings) -> None:
+async def test_processes_that_write_the_same_rows_do_not_deadlock(database: Settings) -> None:
     """Statements that speak of the same documents and threads in any order wait for each other at most."""
-    codes = [f"c{n}" for n in range(30)]
-    rng = random.Random(2)
+    await asyncio.gather(*(db.insert_document("n", f"c{n}", "t") for n in range(30)))
 
-    async def write(settings: Settings) -> None:
-        for _ in range(10):
-            rng.shuffle(codes)
-            await asyncio.gather(
-                *(db.upsert_document("n", code, str(rng.random())) for code in codes),
-                *(db.update_document_content(code, str(rng.random())) for code in codes[::2]),
-                *(db.delete_document(code) for code in codes[::5]),
-                *(db.save_chat_history(1, code, "q", "a") for code in codes),
-                *(db.delete_thread_history(code) for code in codes[::5]),
-            )
-
-    async with another_client(database) as client:
-        before = await client.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    async def write(seed: int) -> None:
+        rng = random.Random(seed)
+        codes = [f"c{n}" for n in range(60)]
         async with asyncio.timeout(60):
-            await asyncio.gather(*(write(database) for _ in range(4)))
-        await client.execute("SELECT pg_stat_clear_snapshot()")
-        after = await client.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-    assert after == before
+            for _ in range(8):
+                rng.shuffle(codes)
+                await asyncio.gather(
+                    *(db.upsert_document("n", code, str(rng.random())) for code in codes),
+                    *(db.update_document_content(code, str(rng.random())) for code in codes[::2]),
+                    *(db.delete_document(code) for code in codes[::3]),
+                    *(db.insert_document("n", code, "t") for code in codes[::3]),
+                    *(db.save_chat_history(1, code, "q", "a") for code in codes),
+                    *(db.delete_thread_history(code) for code in codes[::3]),
+                    return_exceptions=True,
+                )
+        await db.close_connection_pool()
+
+    # event loops of their own have pools and lanes of their own, as processes do
+    await asyncio.gather(*(asyncio.to_thread(asyncio.run, write(seed)) for seed in range(3)))
+    async with another_client(database) as client:
+        deadlocks = await client.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    assert deadlocks == 0
 
 
 # --- order and visibility
@@ -406,6 +491,27 @@ async def test_inserts_and_deletions_of_one_code_are_done_once() -> None:
     assert sorted(await all_of(*(db.delete_thread_history("t") for _ in range(40)))) == [0] * 39 + [1]
 
 
+async def test_rare_keys_do_not_wait_for_large_ones_for_ever(database: Settings) -> None:
+    """While many read what fills an answer, a small document that nobody else wants is read as well."""
+    configure(database.model_copy(update={"batch_max_bytes": 100_000}))
+    for n in range(4):
+        await db.insert_document("n", f"hot{n}", "x" * 90_000)
+    await db.insert_document("n", "cold", "t")
+    stop = asyncio.Event()
+
+    async def read(n: int) -> None:
+        while not stop.is_set():
+            assert await db.get_document_by_code(f"hot{n % 4}")
+
+    readers = [asyncio.create_task(read(n)) for n in range(16)]
+    async with asyncio.timeout(30):
+        for _ in range(10):
+            document = await db.get_document_by_code("cold")
+            assert document is not None
+    stop.set()
+    await asyncio.gather(*readers)
+
+
 # --- lost connections
 
 
@@ -453,6 +559,15 @@ async def test_deletions_whose_answer_is_lost_are_unknown_to_each_caller(proxy: 
     assert len(unknown) + results.count(True) == 20
     assert unknown
     assert len({id(result) for result in unknown}) == len(unknown)
+
+    ids = [await db.save_chat_history(1, f"t{n}", "q", "a") for n in range(20)]
+    proxy.swallow = UUID(ids[19]).bytes
+    messages = await all_of(*(db.delete_chat_message(message_id) for message_id in ids))
+    proxy.swallow = b"t19"
+    threads = await all_of(*(db.delete_thread_history(f"t{n}") for n in range(20)))
+    for results in (messages, threads):
+        assert [result for result in results if isinstance(result, db.OutcomeUnknownError)]
+        assert {type(result) for result in results} <= {db.OutcomeUnknownError, bool, int}
 
 
 @pytest.mark.parametrize("batching", ["on", "off"])
@@ -545,8 +660,11 @@ async def test_many_callers_with_much_text_do_not_eat_the_memory(database: Setti
         async def read(thread):
             return sum(len(message["answer"]) for message in await db.get_recent_chat_history(thread))
 
+        async def get(code):
+            return len((await db.get_document_by_code(code))["content"])
+
         async def main():
-            text = "x" * 2**20
+            text = "x " * 2**19
             await db.save_chat_history(1, "warm", "q", text)
             await read("warm")
             before = peak()
@@ -554,6 +672,9 @@ async def test_many_callers_with_much_text_do_not_eat_the_memory(database: Setti
             after_writing = peak()
             read_bytes = await asyncio.gather(*(read(f"t{n}") for n in range(1000)))
             assert read_bytes == [2**20] * 1000
+            for n in range(40):
+                await db.insert_document("n", f"c{n}", text, metadata={"long": text[:500_000]})
+            assert await asyncio.gather(*(get(f"c{n}") for n in range(40))) == [2**20] * 40
             print(after_writing - before, peak() - before)
             await db.close_connection_pool()
 
@@ -657,6 +778,35 @@ async def test_closing_the_pool_refuses_what_it_cannot_finish(database: Settings
     assert pool.get_size() == 0
     known = await db.get_document_count()  # of a new pool
     assert known <= 600 - len(refused)
+
+
+async def test_closing_the_pool_refuses_those_behind_a_locked_key(database: Settings) -> None:
+    """Calls that wait for an earlier one about the same document are told, too."""
+    await db.insert_document("n", "locked", "t")
+    async with another_client(database) as client, client.transaction():
+        await client.execute("SELECT FROM document WHERE code = 'locked' FOR UPDATE")
+        tasks = [asyncio.create_task(db.upsert_document("n", "locked", str(n))) for n in range(5)]
+        await until_waiting_for_a_lock(database)
+        async with asyncio.timeout(10):
+            await db.close_connection_pool(timeout=0.3)
+            first, *behind = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(first, db.OutcomeUnknownError)
+    assert {type(result) for result in behind} == {db.ConnectionPoolError}
+
+
+async def test_closing_the_pool_may_be_cancelled(database: Settings) -> None:
+    """Whoever does not want to wait for accepted calls any longer has a closed pool all the same."""
+    pool = await db.get_connection_pool()
+    await db.insert_document("n", "locked", "t")
+    async with another_client(database) as client, client.transaction():
+        await client.execute("SELECT FROM document WHERE code = 'locked' FOR UPDATE")
+        call = asyncio.create_task(db.upsert_document("n", "locked", "new"))
+        await until_waiting_for_a_lock(database)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await db.close_connection_pool(timeout=10)
+        assert pool.get_size() == 0
+        assert isinstance((await all_of(call))[0], db.OutcomeUnknownError)
 
 
 async def test_nobody_hangs_when_the_program_ends_in_the_middle(database: Settings, tmp_path: Path) -> None:
