@@ -71,7 +71,10 @@ LOCK_GUARD = """
 
 def bytes_of(*texts: str) -> int:
     """How long *texts* are on the line, at the most: 4 bytes is the most that a character takes."""
-    return sum(len(text) if text.isascii() else 4 * len(text) for text in texts)
+    length = 0
+    for text in texts:
+        length += len(text) if text.isascii() else 4 * len(text)
+    return length
 
 
 class NotYet(Enum):

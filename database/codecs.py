@@ -10,10 +10,12 @@ import asyncpg
 
 from .exceptions import DatabaseError
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
 
 def encode_json(value: Any) -> str:
     """*value* as JSON text; raises `ValueError` for NaN and infinity and `TypeError` for what JSON does not know."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _encode(value)
 
 
 _decode = json.JSONDecoder().raw_decode
