@@ -257,6 +257,11 @@ class Lane(Generic[Item, Result]):
         """How many calls wait behind the one that waits for a connection for all of them."""
         return len(self._waiting) - 1 if self._starved else 0
 
+    @property
+    def is_idle(self) -> bool:
+        """True where no call is on its way or waits."""
+        return not (self._turns or self._waiting or self._behind or self._resting or self._tasks)
+
     async def finish(self, timeout: float) -> None:
         """Refuse new calls, perform the accepted ones for up to *timeout* seconds, and refuse those that still wait."""
         if self._drained is None:

@@ -1,0 +1,1187 @@
+"""
+Any table: read, write and raw SQL, as flat functions. `from database import repository as db`.
+
+Rows are fresh dicts, or instances of `model=`. Every function speaks through *conn* if given, else for itself. Tables
+and columns are looked up in the catalog before their names become SQL; values are parameters, always.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
+
+from . import columns as catalog
+from .columns import Column, Table
+from .connect_db import Connection, Record, get_db_connection, get_db_transaction, perform, run_transaction
+from .exceptions import (
+    ColumnMatchError,
+    DatabaseError,
+    InvalidDataError,
+    RecordNotFoundError,
+    RepositoryError,
+    SchemaError,
+)
+from .ids import uuid7
+from .keyed import (
+    changed_row,
+    conflict_key,
+    deleted_row,
+    given_key,
+    new_row,
+    row_by_id,
+    upserted_row,
+    written_columns,
+)
+from .placeholders import number_names
+from .pool import PooledConnection
+from .query import (
+    Built,
+    Order,
+    Selection,
+    Shape,
+    build_count,
+    build_delete,
+    build_exists,
+    build_insert_many,
+    build_page,
+    build_select,
+    build_update,
+    check_page,
+    quote_identifier,
+    read_order,
+    read_where,
+    split_names,
+    write_upsert,
+)
+from .rows import read_row, to_dict, to_model
+from .values import JSON_NULL, fields_of
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    M = TypeVar("M", default=dict[str, Any])
+else:
+    from typing import TypeVar
+
+    M = TypeVar("M")
+
+T = TypeVar("T")
+Where: TypeAlias = Mapping[str, Any]
+Names: TypeAlias = str | Sequence[str]
+
+__all__ = [
+    "JSON_NULL",
+    "count",
+    "create_schema",
+    "delete",
+    "delete_by_id",
+    "describe_table",
+    "execute_raw",
+    "exists",
+    "fetch",
+    "fetch_one",
+    "fetch_page",
+    "get_by_column",
+    "get_by_id",
+    "get_by_id_or_none",
+    "get_by_name",
+    "get_by_uuid",
+    "get_many_by_id",
+    "insert",
+    "insert_many",
+    "iterate",
+    "list_tables",
+    "schema_exists",
+    "table_exists",
+    "update",
+    "update_by_id",
+    "upsert",
+    "upsert_many",
+]
+
+# Inside of a transaction a statement must not fail for a column that was added, so there it is looked for in time.
+_CONFIRMED_SECONDS = 10.0
+_COPY_ROWS = 200  # from so many rows on, COPY is faster than one INSERT
+_ROWS_PER_STATEMENT = 5_000
+_FIRST_ROWS, _MOST_ROWS, _ITERATE_BYTES = 20, 1_000, 2**20
+_CHANGED = ("42", "22", "0A", "XX")  # SQLSTATE classes of what a changed table causes
+
+
+async def _on(table: str, schema: str, conn: Connection | None, work: Callable[[Table], Awaitable[T]]) -> T:
+    """
+    The result of *work* with what is known of a table; once more, where it fails and the table has changed since.
+
+    Only what has had no effect is done again. A failed statement has spoilt the transaction that it was in: there, the
+    error leaves and the next call knows better.
+    """
+    known = catalog.known_table(table, schema, conn)
+    inside = conn is not None and not conn.is_closed() and conn.is_in_transaction()
+    if known is not None and inside and _is_old(known):
+        known = await catalog.read_table(table, schema, conn, known)
+    if known is None:
+        return await work(await catalog.read_table(table, schema, conn))
+    try:
+        return await work(known)
+    except RepositoryError as exc:
+        was_sent = exc.original_error is not None or exc.sqlstate is not None
+        if was_sent and (exc.sqlstate or "22")[:2] not in _CHANGED:
+            raise
+        if was_sent and inside:
+            catalog.forget_table(known, conn)
+            raise
+        if not was_sent and not isinstance(exc, InvalidDataError | ColumnMatchError):
+            raise
+        fresh = await catalog.read_table(table, schema, conn, known)
+        if fresh is known:
+            raise
+    return await work(fresh)
+
+
+def _is_old(table: Table) -> bool:
+    return asyncio.get_running_loop().time() - table.confirmed_at > _CONFIRMED_SECONDS
+
+
+def _guarded(conn: Connection | None) -> bool:
+    """Whether a statement may fail for a new column: not inside of a transaction, which would fail with it."""
+    return conn is None or not conn.is_in_transaction()
+
+
+async def _read(conn: Connection | None, doing: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    return await perform(work, conn=conn, kind=RepositoryError, doing=doing, changes=False, repeatable=True)
+
+
+async def _write(conn: Connection | None, doing: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    return await perform(work, conn=conn, kind=RepositoryError, doing=doing, changes=True, repeatable=False)
+
+
+def _names(names: Names | None) -> tuple[str, ...]:
+    return split_names(names)
+
+
+def _order(order_by: Names | None) -> str | tuple[str, ...] | None:
+    return order_by if order_by is None or isinstance(order_by, str) else split_names(order_by)
+
+
+# --- read
+
+
+async def _select(
+    known: Table, wanted: Selection, values: list[Any], model: type[Any] | None, conn: Connection | None
+) -> list[Any]:
+    built = known.query(("select", wanted), lambda: build_select(known, wanted))
+    arguments = built.arguments(values)
+    rows = await _read(conn, f"read table {known.name!r}", lambda c: c.fetch(built.sql, *arguments))
+    return [to_model(model, to_dict(row, built), known.name) for row in rows]
+
+
+async def fetch(
+    table: str,
+    where: Where | None = None,
+    *,
+    columns: Names | None = None,
+    order_by: Names | None = None,
+    limit: int | None = None,
+    offset: int | None = None,
+    after: Mapping[str, Any] | Sequence[Any] | Any = None,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> list[M]:
+    """
+    The rows that fit *where*, all of them without it; an empty list where none does.
+
+    *where* is a dict of column and value: None means IS NULL, a list any of its elements, a dict operators
+    (`{"age": {"$gte": 18}}`); docs/repository.md has them all. *order_by* is "-age,name": age descending, then name.
+    *after* is the last row of the page before (or its values of the order's columns): any page then costs what the
+    first one costs. A page is sorted by the primary key behind *order_by*, so that no row is on two pages.
+    """
+    shape, values = read_where(where)
+    _check_page(limit, offset)
+
+    async def work(known: Table) -> list[M]:
+        paged = limit is not None or offset is not None or after is not None
+        nulls, behind = (None, []) if after is None else _after(known, order_by, after)
+        wanted = Selection(
+            columns=_names(columns),
+            where=shape,
+            order_by=_order(order_by),
+            limit=limit is not None,
+            offset=offset is not None,
+            after=nulls,
+            total=paged,
+            guarded=_guarded(conn),
+        )
+        page = [number for number in (limit, offset) if number is not None]
+        return await _select(known, wanted, [*values, *behind, *page], model, conn)
+
+    return await _on(table, schema, conn, work)
+
+
+def _check_page(limit: int | None, offset: int | None) -> None:
+    check_page(0 if limit is None else limit, 0 if offset is None else offset, InvalidDataError)
+
+
+def _after(known: Table, order_by: Names | None, after: Any) -> tuple[tuple[bool, ...], list[Any]]:
+    """Which values of the order's columns are NULL in the row *after*, and the others."""
+    order = read_order(_order(order_by), known, total=True)
+    if not order:
+        raise InvalidDataError(f"after= needs an order: table {known.name!r} has no primary key, so give order_by=")
+    fields = fields_of(after)
+    if fields is not None:
+        values = [_value_of(known, each, fields) for each in order]
+    else:
+        values = list(after) if isinstance(after, list | tuple) else [after]
+        if len(values) != len(order):
+            names = ", ".join(each.column.name for each in order)
+            raise InvalidDataError(f"after= is the last row of the page before, or its values of {names}")
+    return tuple([value is None for value in values]), [value for value in values if value is not None]
+
+
+def _value_of(known: Table, order: Order, fields: Mapping[str, Any]) -> Any:
+    for name in fields:
+        if name == order.column.name or (known.columns.get(name) is None and known.match(name) is order.column):
+            return fields[name]
+    raise InvalidDataError(f"the row given as after= has no column {order.column.name!r}, which the rows are sorted by")
+
+
+async def fetch_one(
+    table: str,
+    where: Where | None = None,
+    *,
+    columns: Names | None = None,
+    order_by: Names | None = None,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> M | None:
+    """The first row that fits *where*, None where none does; see `fetch`."""
+    shape, values = read_where(where)
+
+    async def work(known: Table) -> M | None:
+        wanted = Selection(
+            columns=_names(columns), where=shape, order_by=_order(order_by), limit=True, total=order_by is not None,
+            guarded=_guarded(conn),
+        )  # fmt: skip
+        rows = await _select(known, wanted, [*values, 1], model, conn)
+        return rows[0] if rows else None
+
+    return await _on(table, schema, conn, work)
+
+
+async def get_by_id_or_none(
+    table: str,
+    id: Any,
+    *,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> M | None:
+    """The row whose primary key is *id*, None if there is none."""
+
+    async def work(known: Table) -> M | None:
+        statement = row_by_id(known)
+        row = await statement.call(_key(statement.columns[0], id), conn)
+        return None if row is None else _one(row, statement.built, model, known)
+
+    return await _on(table, schema, conn, work)
+
+
+async def get_by_id(
+    table: str,
+    id: Any,
+    *,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> M:
+    """The row whose primary key is *id*; raises `RecordNotFoundError` if there is none."""
+    row = await get_by_id_or_none(table, id, schema=schema, model=model, conn=conn)
+    if row is None:
+        raise _not_found(table)
+    return row
+
+
+def _key(column: Column, value: Any) -> Any:
+    if value is None:
+        raise column.refusal("is the key of a row: None is no key")
+    return column.encode(value)
+
+
+def _one(row: Record, built: Built, model: type[Any] | None, known: Table) -> Any:
+    values = to_dict(row, built)
+    if len(values) > len(known.columns):
+        for name in ("__fits", "__number", "__inserted"):
+            values.pop(name, None)
+    return values if model is None else to_model(model, values, known.name)
+
+
+def _not_found(table: str) -> RecordNotFoundError:
+    return RecordNotFoundError(f"there is no row under this key in table {table!r}")
+
+
+async def get_many_by_id(
+    table: str,
+    ids: Iterable[Any],
+    *,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> list[M]:
+    """The rows whose primary keys are *ids*, in that order; keys that nothing is under are left out."""
+    if isinstance(ids, str | bytes | Mapping):
+        raise InvalidDataError("ids is a list of keys")
+    keys = list(ids)
+
+    async def work(known: Table) -> list[M]:
+        if not keys:
+            return []
+        column = known.id_column
+        encoded = [_key(column, key) for key in keys]
+        wanted = Selection(where=("$in", column.name, False), guarded=_guarded(conn))
+        built = known.query(("select", wanted), lambda: build_select(known, wanted))
+        arguments = built.arguments([encoded])
+        rows = await _read(conn, f"read table {known.name!r}", lambda c: c.fetch(built.sql, *arguments))
+        found = {row[column.name]: row for row in rows}
+        as_read = (lambda key: key) if column.type.read_as is None else str
+        wanted_rows = [found[as_read(key)] for key in encoded if as_read(key) in found]
+        return [to_model(model, to_dict(row, built), known.name) for row in wanted_rows]
+
+    return await _on(table, schema, conn, work)
+
+
+async def get_by_uuid(
+    table: str, uuid: Any, *, schema: str = "public", model: type[M] | None = None, conn: Connection | None = None
+) -> M | None:
+    """
+    The row with this UUID, None if there is none.
+
+    It is looked for in the column `uuid`, else in the primary key, else in the only column of that type.
+    """
+
+    async def work(known: Table) -> M | None:
+        uuids = [name for name, column in known.columns.items() if column.type.label == "uuid"]
+        primary = [name for name in known.primary_key if name in uuids and len(known.primary_key) == 1]
+        for candidates in (["uuid"] * ("uuid" in known.columns), primary, uuids):
+            if len(candidates) == 1:
+                return await fetch_one(table, {candidates[0]: uuid}, schema=schema, model=model, conn=conn)
+        which = "several columns" if uuids else "no column"
+        raise ColumnMatchError(f"table {known.name!r} has {which} of type uuid: name one, with get_by_column()")
+
+    return await _on(table, schema, conn, work)
+
+
+async def get_by_name(
+    table: str,
+    name: str,
+    *,
+    name_column: str = "name",
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> M | None:
+    """The row with this *name* in its *name_column*, None if there is none; the first by primary key of several."""
+    return await get_by_column(table, name_column, name, schema=schema, model=model, conn=conn)
+
+
+async def get_by_column(
+    table: str,
+    column: str,
+    value: Any,
+    *,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> M | None:
+    """The row with this *value* in its *column*, None if there is none; the first by primary key of several."""
+    condition = {column: None} if value is None else {column: {"$eq": value}}
+    return await fetch_one(table, condition, order_by=(), schema=schema, model=model, conn=conn)
+
+
+async def exists(
+    table: str, where: Where | None = None, *, schema: str = "public", conn: Connection | None = None
+) -> bool:
+    """True where a row fits *where*; without it, where there is any row."""
+    shape, values = read_where(where)
+
+    async def work(known: Table) -> bool:
+        built = known.query(("exists", shape), lambda: build_exists(known, shape))
+        arguments = built.arguments(values)
+        return bool(await _read(conn, f"read table {known.name!r}", lambda c: c.fetchval(built.sql, *arguments)))
+
+    return await _on(table, schema, conn, work)
+
+
+async def count(
+    table: str, where: Where | None = None, *, schema: str = "public", conn: Connection | None = None
+) -> int:
+    """How many rows fit *where*; without it, how many there are."""
+    shape, values = read_where(where)
+
+    async def work(known: Table) -> int:
+        built = known.query(("count", shape), lambda: build_count(known, shape))
+        arguments = built.arguments(values)
+        return int(await _read(conn, f"count table {known.name!r}", lambda c: c.fetchval(built.sql, *arguments)))
+
+    return await _on(table, schema, conn, work)
+
+
+async def fetch_page(
+    table: str,
+    where: Where | None = None,
+    *,
+    columns: Names | None = None,
+    order_by: Names | None = None,
+    page: int = 1,
+    page_size: int = 20,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> dict[str, Any]:
+    """
+    Page number *page* (the first is 1) of the rows that fit *where*, with what a pager needs, all of one moment.
+
+    `items` (empty behind the last page), `total` rows, `page`, `page_size`, `total_pages`. Raises `InvalidDataError`
+    where *page* or *page_size* is less than 1.
+    """
+    check_page(page, page_size, InvalidDataError)
+    if page < 1 or page_size < 1:
+        raise InvalidDataError("page and page_size begin at 1")
+    offset = (page - 1) * page_size
+    check_page(page_size, offset, InvalidDataError)
+    shape, values = read_where(where)
+
+    async def work(known: Table) -> dict[str, Any]:
+        wanted = Selection(
+            columns=_names(columns), where=shape, order_by=_order(order_by), total=True, guarded=_guarded(conn)
+        )
+        built = known.query(("page", wanted), lambda: build_page(known, wanted))
+        arguments = built.arguments([*values, page_size, offset])
+        rows = await _read(conn, f"read table {known.name!r}", lambda c: c.fetch(built.sql, *arguments))
+        items = [to_dict(row, built) for row in rows if row["__place"] is not None]
+        for item in items:
+            del item["__total"], item["__place"]
+        total = rows[0]["__total"]
+        return {
+            "items": [to_model(model, item, known.name) for item in items],
+            "total": total,
+            "page": page,
+            "page_size": page_size,
+            "total_pages": -(-total // page_size),
+        }
+
+    return await _on(table, schema, conn, work)
+
+
+async def iterate(
+    table: str,
+    where: Where | None = None,
+    *,
+    columns: Names | None = None,
+    order_by: Names | None = None,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> AsyncIterator[M]:
+    """
+    The rows that fit *where*, one after the other, all as they were at the first, in constant memory.
+
+    A server-side cursor in a transaction: without *conn*, a connection is held until the last row, or until the
+    iterator is closed (`contextlib.aclosing` does so where the loop is left early).
+    """
+    shape, values = read_where(where)
+    wanted = Selection(columns=_names(columns), where=shape, order_by=_order(order_by), guarded=False)
+
+    async def work(known: Table) -> tuple[str, Built, list[Any]]:
+        built = known.query(("select", wanted), lambda: build_select(known, wanted))
+        return known.name, built, built.arguments(values)
+
+    async with get_db_transaction(conn=conn, readonly=conn is None) as c:
+        # what is known is confirmed first: a cursor that fails cannot be tried again in its transaction
+        known = catalog.known_table(table, schema, c)
+        if known is not None:
+            await catalog.read_table(table, schema, c, known)
+        named, built, arguments = await _on(table, schema, c, work)
+        doing = f"read table {named!r}"
+        cursor = await _read(c, doing, lambda c: cast("Awaitable[Any]", c.cursor(built.sql, *arguments)))
+        size = _FIRST_ROWS
+        while rows := await _read(c, doing, lambda _: cursor.fetch(size)):  # noqa: B023 (awaited at once)
+            for row in rows:
+                yield to_model(model, to_dict(row, built), named)
+            size = min(_MOST_ROWS, 2 * size, max(1, _ITERATE_BYTES * len(rows) // _bytes(rows)))
+
+
+def _bytes(rows: Sequence[Record]) -> int:
+    return 1 + sum(len(value) if isinstance(value, str | bytes) else 16 for row in rows for value in row.values())
+
+
+# --- write
+
+
+async def insert(
+    table: str, values: Any, *, schema: str = "public", model: type[M] | None = None, conn: Connection | None = None
+) -> M:
+    """
+    Store a row and return it, with what the database has added.
+
+    *values* is a dict, a pydantic model or a dataclass. A uuid key that is not given is made here, so that the row is
+    stored once, also when the connection is lost on the way; without such a key, that is an `OutcomeUnknownError`.
+    Raises `InvalidDataError` where a value does not fit its column, `RepositoryError` (with `sqlstate`) where a
+    constraint refuses the row.
+    """
+    given = read_row(values)
+    names = tuple(given)
+
+    async def work(known: Table) -> M:
+        statement = new_row(known, names)
+        row = await statement.call(statement.encode(given.values()), conn)
+        return cast("M", _one(cast("Record", row), statement.built, model, known))
+
+    return await _on(table, schema, conn, work)
+
+
+async def update_by_id(
+    table: str,
+    id: Any,
+    values: Any,
+    *,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> M:
+    """
+    Give the row whose primary key is *id* new *values*, and return it whole; other columns stay as they are.
+
+    A column `updated_at` gets the time, unless *values* has it. Raises `RecordNotFoundError` if there is no such row.
+    """
+    given = read_row(values, partial=True)
+    names = tuple(given)
+
+    async def work(known: Table) -> M | None:
+        statement = changed_row(known, names)
+        key = _key(statement.columns[0], id)
+        row = await statement.call(statement.encode((key, *given.values())), conn)
+        return None if row is None else cast("M", _one(row, statement.built, model, known))
+
+    changed = await _on(table, schema, conn, work)
+    if changed is None:
+        raise _not_found(table)
+    return changed
+
+
+async def delete_by_id(
+    table: str,
+    id: Any,
+    *,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> M:
+    """
+    Delete the row whose primary key is *id* and return what it was; raises `RecordNotFoundError` if there is none.
+
+    Not repeated where its answer was lost (`OutcomeUnknownError`): a repetition could delete a row that somebody stored
+    under the same key meanwhile.
+    """
+
+    async def work(known: Table) -> M | None:
+        statement = deleted_row(known)
+        row = await statement.call(_key(statement.columns[0], id), conn)
+        return None if row is None else cast("M", _one(row, statement.built, model, known))
+
+    deleted = await _on(table, schema, conn, work)
+    if deleted is None:
+        raise _not_found(table)
+    return deleted
+
+
+async def upsert(
+    table: str,
+    values: Any,
+    conflict_columns: Names | None = None,
+    *,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> M:
+    """
+    Store a row, or put its values into the one with the same *conflict_columns*; the row, and whether it is new.
+
+    That is `inserted`, True or False, beside the columns (`inserted_` where there is such a column; of a *model*, if it
+    has the field). *conflict_columns* are those of a unique key, by default the primary key. Columns that are not given
+    stay as they are. Raises as `insert`.
+    """
+    given = read_row(values)
+    names, conflict = tuple(given), _names(conflict_columns)
+
+    async def work(known: Table) -> M:
+        statement = upserted_row(known, names, conflict)
+        row = await statement.call(statement.encode(given.values()), conn)
+        return cast("M", _told(cast("Record", row), statement.built, model, known))
+
+    return await _on(table, schema, conn, work)
+
+
+def _told(row: Record, built: Built, model: type[Any] | None, known: Table) -> Any:
+    """A row that was upserted, and whether it is new."""
+    values = to_dict(row, built)
+    name = "inserted_" if "inserted" in known.columns else "inserted"
+    inserted = values.pop("__inserted")
+    if model is None or name in getattr(model, "model_fields", {}):
+        values[name] = inserted
+    return to_model(model, values, known.name)
+
+
+@overload
+async def update(
+    table: str,
+    values: Any,
+    where: Where | None = None,
+    *,
+    all_rows: bool = False,
+    returning: Literal[True] = True,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> list[M]: ...
+@overload
+async def update(
+    table: str,
+    values: Any,
+    where: Where | None = None,
+    *,
+    all_rows: bool = False,
+    returning: Literal[False],
+    schema: str = "public",
+    model: None = None,
+    conn: Connection | None = None,
+) -> int: ...
+async def update(
+    table: str,
+    values: Any,
+    where: Where | None = None,
+    *,
+    all_rows: bool = False,
+    returning: bool = True,
+    schema: str = "public",
+    model: type[Any] | None = None,
+    conn: Connection | None = None,
+) -> list[Any] | int:
+    """
+    Give the rows that fit *where* new *values*; the rows as they are now, or how many with *returning* False.
+
+    A column `updated_at` gets the time, unless *values* has it. Raises `InvalidDataError` where *where* is empty and
+    *all_rows* is not True.
+    """
+    given = read_row(values, partial=True)
+    names = tuple(given)
+    shape, conditions = read_where(where)
+    _check_where(shape, all_rows, "update", table)
+
+    async def work(known: Table) -> list[Any] | int:
+        guarded = _guarded(conn)
+
+        def build() -> Built:
+            columns, _ = written_columns(known, names)
+            if not columns:
+                raise InvalidDataError(f"there is nothing to update in table {known.name!r}: no values are given")
+            return build_update(known, columns, shape, returning=returning, guarded=guarded)
+
+        built = known.query(("update", names, shape, returning, guarded), build)
+        arguments = built.arguments([*given.values(), *conditions])
+        return await _change(known, built, arguments, f"update table {known.name!r}", returning, model, conn)
+
+    return await _on(table, schema, conn, work)
+
+
+@overload
+async def delete(
+    table: str,
+    where: Where | None = None,
+    *,
+    all_rows: bool = False,
+    returning: Literal[True] = True,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> list[M]: ...
+@overload
+async def delete(
+    table: str,
+    where: Where | None = None,
+    *,
+    all_rows: bool = False,
+    returning: Literal[False],
+    schema: str = "public",
+    model: None = None,
+    conn: Connection | None = None,
+) -> int: ...
+async def delete(
+    table: str,
+    where: Where | None = None,
+    *,
+    all_rows: bool = False,
+    returning: bool = True,
+    schema: str = "public",
+    model: type[Any] | None = None,
+    conn: Connection | None = None,
+) -> list[Any] | int:
+    """
+    Delete the rows that fit *where*; what they were, or how many with *returning* False.
+
+    Raises `InvalidDataError` where *where* is empty and *all_rows* is not True.
+    """
+    shape, values = read_where(where)
+    _check_where(shape, all_rows, "delete", table)
+
+    async def work(known: Table) -> list[Any] | int:
+        guarded = _guarded(conn)
+        built = known.query(
+            ("delete", shape, returning, guarded),
+            lambda: build_delete(known, shape, returning=returning, guarded=guarded),
+        )
+        arguments = built.arguments(values)
+        return await _change(known, built, arguments, f"delete from table {known.name!r}", returning, model, conn)
+
+    return await _on(table, schema, conn, work)
+
+
+def _check_where(shape: Shape | None, all_rows: bool, verb: str, table: str) -> None:
+    # a condition whose parts are all empty ({"$and": [{}]}) fits every row as well
+    if (shape is None or not _says_something(shape)) and all_rows is not True:
+        raise InvalidDataError(f"{verb} of table {table!r} without a condition concerns every row: say all_rows=True")
+
+
+def _says_something(shape: Shape) -> bool:
+    kind, inner = shape[0], shape[1]
+    if kind == "and":
+        return any(map(_says_something, inner))
+    if kind == "or":
+        return all(map(_says_something, inner))
+    return True
+
+
+async def _change(
+    known: Table,
+    built: Built,
+    arguments: list[Any],
+    doing: str,
+    returning: bool,
+    model: type[Any] | None,
+    conn: Connection | None,
+) -> list[Any] | int:
+    if not returning:
+        status = await _write(conn, doing, lambda c: c.execute(built.sql, *arguments))
+        return int(status.rpartition(" ")[2])
+    rows = await _write(conn, doing, lambda c: c.fetch(built.sql, *arguments))
+    return [to_model(model, to_dict(row, built), known.name) for row in rows]
+
+
+# --- many rows
+
+
+class _Group:
+    """Rows with values for the same columns, one list a column, sorted by a unique key where they have one."""
+
+    def __init__(self, known: Table, names: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> None:
+        self.columns, self.own_key = written_columns(known, names)
+        self.length = len(rows)
+        self.lists = [
+            column.encode_all([row[name] for row in rows]) for column, name in zip(self.columns, names, strict=True)
+        ]
+        self.order: list[int] | None = None
+
+    def sort(self, known: Table, places: tuple[int, ...], numbers: Sequence[int]) -> None:
+        """
+        Sort by the columns at *places*: concurrent calls that lock the same keys in different orders would deadlock.
+
+        Raises `InvalidDataError` where two rows have the same key; *numbers* are theirs in the call.
+        """
+        keys = [self.lists[place] for place in places]
+        whole: list[Any] = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True))
+        _check_twice(known, [self.columns[place] for place in places], whole, numbers)
+        try:
+            order = sorted(range(self.length), key=whole.__getitem__)
+        except TypeError:  # None, or what has no order in Python
+            order = sorted(range(self.length), key=lambda number: str(whole[number]))
+        if order != list(range(self.length)):
+            self.lists = [[values[number] for number in order] for values in self.lists]
+            self.order = order
+
+
+def _check_twice(known: Table, columns: Sequence[Column], keys: list[Any], numbers: Sequence[int]) -> None:
+    try:
+        if len(set(keys)) == len(keys):
+            return
+    except TypeError:  # lists
+        keys = list(map(str, keys))
+    seen: dict[Any, int] = {}
+    for number, key in zip(numbers, keys, strict=True):
+        if key is None or (isinstance(key, tuple) and None in key):
+            continue  # NULL is not equal to NULL
+        first = seen.setdefault(key, number)
+        if first != number:
+            names = ", ".join(column.name for column in columns)
+            raise InvalidDataError(
+                f"rows {first} and {number} (counted from 0) have the same key {names} of table {known.name!r}"
+            )
+
+
+def _groups(rows: Sequence[Any]) -> list[tuple[tuple[str, ...], list[Mapping[str, Any]], list[int]]]:
+    """The rows by the names that they have values for, and their numbers in the call."""
+    groups: dict[tuple[str, ...], tuple[list[Mapping[str, Any]], list[int]]] = {}
+    sorted_names: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for number, each in enumerate(rows):
+        row = each if type(each) is dict else read_row(each)
+        given = tuple(row)
+        names = sorted_names.get(given)
+        if names is None:
+            if not all(isinstance(name, str) for name in given):
+                raise InvalidDataError("the names of a row's columns are str")
+            names = sorted_names[given] = tuple(sorted(given))
+        members, numbers = groups.setdefault(names, ([], []))
+        members.append(row)
+        numbers.append(number)
+    return [(names, *groups[names]) for names in sorted(groups)]
+
+
+@overload
+async def insert_many(
+    table: str,
+    rows: Iterable[Any],
+    *,
+    returning: Literal[False] = False,
+    schema: str = "public",
+    model: None = None,
+    conn: Connection | None = None,
+) -> int: ...
+@overload
+async def insert_many(
+    table: str,
+    rows: Iterable[Any],
+    *,
+    returning: Literal[True],
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> list[M]: ...
+async def insert_many(
+    table: str,
+    rows: Iterable[Any],
+    *,
+    returning: bool = False,
+    schema: str = "public",
+    model: type[Any] | None = None,
+    conn: Connection | None = None,
+) -> list[Any] | int:
+    """
+    Store many rows, all or none; how many, or with *returning* True the rows as they are stored, in the order given.
+
+    Columns that a row does not have get their defaults. By COPY or by INSERT, whichever is faster. Raises
+    `InvalidDataError` where two of them have the same key, else as `insert`.
+    """
+    given = _listed(rows)
+
+    async def work(known: Table) -> list[Any] | int:
+        groups = []
+        for names, members, numbers in _groups(given):
+            group = _Group(known, names, members)
+            if places := given_key(known, group.columns):
+                group.sort(known, places, numbers)
+            groups.append((group, numbers))
+        return await _store(known, groups, None, returning, model, conn)
+
+    return await _on(table, schema, conn, work)
+
+
+@overload
+async def upsert_many(
+    table: str,
+    rows: Iterable[Any],
+    conflict_columns: Names | None = None,
+    *,
+    returning: Literal[False] = False,
+    schema: str = "public",
+    model: None = None,
+    conn: Connection | None = None,
+) -> int: ...
+@overload
+async def upsert_many(
+    table: str,
+    rows: Iterable[Any],
+    conflict_columns: Names | None = None,
+    *,
+    returning: Literal[True],
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> list[M]: ...
+async def upsert_many(
+    table: str,
+    rows: Iterable[Any],
+    conflict_columns: Names | None = None,
+    *,
+    returning: bool = False,
+    schema: str = "public",
+    model: type[Any] | None = None,
+    conn: Connection | None = None,
+) -> list[Any] | int:
+    """
+    Store many rows or put their values into those with the same *conflict_columns*, all or none; how many.
+
+    With *returning* True, the rows as `upsert` returns them, in the order given. Raises `InvalidDataError` where two of
+    them have the same key, else as `insert`.
+    """
+    given, conflict = _listed(rows), _names(conflict_columns)
+
+    async def work(known: Table) -> list[Any] | int:
+        groups = []
+        for names, members, numbers in _groups(given):
+            group = _Group(known, names, members)
+            key = conflict_key(known, conflict, group.columns)
+            group.sort(known, tuple([group.columns.index(column) for column in key]), numbers)
+            groups.append((group, numbers))
+        return await _store(known, groups, conflict, returning, model, conn)
+
+    return await _on(table, schema, conn, work)
+
+
+def _listed(rows: Iterable[Any]) -> list[Any]:
+    if isinstance(rows, str | bytes | Mapping):
+        raise InvalidDataError("rows is a list of rows")
+    return list(rows)
+
+
+async def _store(
+    known: Table,
+    groups: Sequence[tuple[_Group, Sequence[int]]],
+    conflict: tuple[str, ...] | None,
+    returning: bool,
+    model: type[Any] | None,
+    conn: Connection | None,
+) -> list[Any] | int:
+    """Store *groups* in one transaction; *conflict* is None for rows that must be new."""
+    total = sum(group.length for group, _ in groups)
+    if not total:
+        return [] if returning else 0
+    doing = f"store {total} rows in table {known.name!r}"
+
+    async def store_all(c: Connection) -> list[Any]:
+        stored: list[Any] = [None] * total if returning else []
+        for group, numbers in groups:
+            rows = await _store_group(known, group, conflict, returning, doing, c)
+            for place, (row, built) in enumerate(rows):
+                number = numbers[place if group.order is None else group.order[place]]
+                stored[number] = (
+                    to_model(model, to_dict(row, built), known.name)
+                    if conflict is None
+                    else _told(row, built, model, known)
+                )
+        return stored
+
+    if conn is None:
+        stored = await run_transaction(store_all)
+    else:
+        async with get_db_transaction(conn=conn) as c:
+            stored = await store_all(c)
+    return stored if returning else total
+
+
+async def _store_group(
+    known: Table, group: _Group, conflict: tuple[str, ...] | None, returning: bool, doing: str, c: Connection
+) -> list[tuple[Record, Built]]:
+    columns, lists = list(group.columns), list(group.lists)
+    if group.own_key is not None:
+        columns.append(group.own_key)
+        lists.append([uuid7() for _ in range(group.length)])
+    if not columns:  # nothing but defaults
+        return await _store_defaults(known, group, returning, doing, c)
+    if conflict is None and not returning and _copies(known, columns, group.length, c):
+        names = [column.name for column in columns]
+        records = zip(*lists, strict=True)
+        await _write(c, doing, lambda c: c.copy_records_to_table(
+            known.name, schema_name=known.schema, columns=names, records=records
+        ))  # fmt: skip
+        return []
+    clause = ""
+    if conflict is not None:
+        clause = write_upsert(known, group.columns, conflict_key(known, conflict, group.columns), group.own_key)
+    shape = ("many", tuple(column.name for column in columns), clause, returning)
+    built = known.query(
+        shape, lambda: build_insert_many(known, columns, None, "", returning=returning, conflict=clause)
+    )
+    rows: list[tuple[Record, Built]] = []
+    sent = [column.type.to_list(values) for column, values in zip(columns, lists, strict=True)]
+    for start in range(0, group.length, _ROWS_PER_STATEMENT):
+        part = [values[start : start + _ROWS_PER_STATEMENT] for values in sent]
+        found = await _write(c, doing, lambda c: c.fetch(built.sql, *part))  # noqa: B023 (awaited at once)
+        rows += [(row, built) for row in found]
+    if returning and len(rows) < group.length:
+        raise RepositoryError(f"cannot {doing}: the server did not return all of them (a trigger or a rule?)")
+    return rows
+
+
+async def _store_defaults(
+    known: Table, group: _Group, returning: bool, doing: str, c: Connection
+) -> list[tuple[Record, Built]]:
+    statement = new_row(known, ())
+    rows = [await _write(c, doing, lambda c: statement.shared.alone(c, ())) for _ in range(group.length)]
+    return [(cast("Record", row), statement.built) for row in rows] if returning else []
+
+
+def _copies(known: Table, columns: Sequence[Column], length: int, c: Connection) -> bool:
+    """Whether COPY can take the rows, and is worth its preparation; only our own connections know JSON in its form."""
+    return (
+        length >= _COPY_ROWS
+        and known.kind in ("r", "p")
+        and not known.row_security
+        and all(column.type.copies for column in columns)
+        and isinstance(getattr(c, "_con", c), PooledConnection)
+    )
+
+
+# --- raw SQL
+
+
+async def execute_raw(
+    sql: str,
+    args: Mapping[str, Any] | Sequence[Any] | None = None,
+    *,
+    schema: str = "public",
+    model: type[M] | None = None,
+    conn: Connection | None = None,
+) -> list[M]:
+    """
+    Run one statement of your own; the rows that it returns, an empty list where it returns none.
+
+    *args* are a list for `$1`, `$2`, …, or a dict for `:name`. They go to the driver as they are. With a *schema*,
+    names without one are looked for there first. Without *conn* it runs in a transaction, so that a lost answer is
+    looked up and a write never done twice; what refuses a transaction (VACUUM) runs without.
+    """
+    if not isinstance(sql, str):
+        raise InvalidDataError("sql is a str")
+    if isinstance(args, Mapping):
+        query, values = number_names(sql, args)
+    elif args is None or isinstance(args, list | tuple):
+        query, values = sql, list(args or ())
+    else:
+        raise InvalidDataError("args is a list for $1, $2, …, or a dict for :name")
+
+    async def run(c: Connection) -> list[Record]:
+        return await c.fetch(query, *values)
+
+    async def run_in(c: Connection) -> list[Record]:
+        if schema == "public":
+            return await _write(c, "execute the statement", run)
+        before = await c.fetchval("SELECT current_setting('search_path')")
+        await c.execute("SELECT set_config('search_path', $1, true)", f"{quote_identifier(schema)}, {before}")
+        rows = await _write(c, "execute the statement", run)
+        await c.execute("SELECT set_config('search_path', $1, true)", before)
+        return rows
+
+    if schema != "public" and not await schema_exists(schema, conn=conn):
+        raise SchemaError(f"Schema {schema!r} not found.", sqlstate="3F000")
+    rows = await _run_raw(run_in, run, schema, conn)
+    return [cast("M", to_model(model, dict(row), "of the statement")) for row in rows]
+
+
+async def _run_raw(
+    run_in: Callable[[Connection], Awaitable[list[Record]]],
+    run: Callable[[Connection], Awaitable[list[Record]]],
+    schema: str,
+    conn: Connection | None,
+) -> list[Record]:
+    if conn is not None:
+        if schema == "public":
+            return await run_in(conn)
+        async with get_db_transaction(conn=conn) as c:
+            return await run_in(c)
+    try:
+        return await run_transaction(run_in)
+    except DatabaseError as exc:
+        if exc.sqlstate != "25001":  # active_sql_transaction: it refuses to run inside one
+            raise
+    async with get_db_connection() as c:
+        return await _write(c, "execute the statement", run)
+
+
+# --- tables and schemas
+
+_SCHEMA_EXISTS = """
+    SELECT nspname::text
+      FROM pg_catalog.pg_namespace
+     WHERE nspname = $1
+"""
+
+
+async def table_exists(table: str, *, schema: str = "public", conn: Connection | None = None) -> bool:
+    """True where *schema* has a table, view or foreign table of that name."""
+    return _is_name(table) and table in await list_tables(schema=schema, conn=conn)
+
+
+async def schema_exists(schema: str, *, conn: Connection | None = None) -> bool:
+    """True where there is a schema of that name."""
+    doing = "look for a schema"
+    return _is_name(schema) and bool(await catalog.list_names(_SCHEMA_EXISTS, schema, conn=conn, doing=doing))
+
+
+async def create_schema(schema: str, *, conn: Connection | None = None) -> bool:
+    """
+    Make a schema unless there is one of that name; True if it was made now. Any number of callers may do so at once.
+
+    Raises `SchemaError` where the name is empty, longer than 63 bytes, begins with pg_, or the user may not.
+    """
+    if not _is_name(schema) or len(schema.encode()) > 63 or schema.startswith("pg_"):
+        raise SchemaError("the name of a schema has 1 to 63 bytes of text and does not begin with pg_")
+    if await schema_exists(schema, conn=conn):
+        return False
+    try:
+        async with get_db_transaction(conn=conn) as c:
+            await perform(
+                lambda c: c.execute(f"CREATE SCHEMA {quote_identifier(schema)}"),
+                conn=c,
+                kind=SchemaError,
+                doing=f"create schema {schema!r}",
+                changes=True,
+                repeatable=False,
+            )
+    except DatabaseError as exc:
+        if exc.sqlstate not in ("42P06", "23505"):  # somebody else was quicker
+            raise
+        return False
+    return True
+
+
+async def list_tables(*, schema: str = "public", conn: Connection | None = None) -> list[str]:
+    """The names of the tables, views and foreign tables of *schema*, in order; empty where there is no such schema."""
+    return await catalog.list_tables(schema, conn) if _is_name(schema) else []
+
+
+async def describe_table(table: str, *, schema: str = "public", conn: Connection | None = None) -> list[dict[str, Any]]:
+    """
+    What the columns of a table are, in their order: dicts.
+
+    `name`, `type` as PostgreSQL writes it, `nullable`, `default` (SQL, or None), `primary_key`, `unique` (alone in a
+    unique key), `generated` (the server alone makes its values). Raises `SchemaError` where there is no such table.
+    """
+    known = await catalog.read_table(table, schema, conn, catalog.known_table(table, schema, conn))
+    return [
+        {
+            "name": column.name,
+            "type": column.declared,
+            "nullable": not column.not_null,
+            "default": column.default,
+            "primary_key": column.name in known.primary_key,
+            "unique": (column.name,) in [key.columns for key in known.keys],
+            "generated": not column.is_written,
+        }
+        for column in known.columns.values()
+    ]
+
+
+def _is_name(name: object) -> bool:
+    """Whether PostgreSQL could have something of that *name*."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in islice(name, 1_000)) and len(name) < 1_000
