@@ -52,9 +52,9 @@ class RowStatement(Generic[Item]):
 
     def call(self, item: Item, conn: Connection | None) -> Awaitable[Row]:
         """The row for *item*, None where there is none; raises as `perform` does."""
-        if self.shares:
-            return self.shared.call(item, conn)
         statement = self.shared
+        if conn is None and self.shares:
+            return statement.call(item, None)
         return perform(
             lambda c: statement.alone(c, item),
             conn=conn,

@@ -25,6 +25,7 @@ from .exceptions import (
 )
 from .ids import uuid7
 from .keyed import (
+    RowStatement,
     changed_row,
     conflict_key,
     deleted_row,
@@ -117,30 +118,60 @@ async def _on(table: str, schema: str, conn: Connection | None, work: Callable[[
     error leaves and the next call knows better.
     """
     known = catalog.known_table(table, schema, conn)
-    inside = conn is not None and not conn.is_closed() and conn.is_in_transaction()
-    if known is not None and inside and _is_old(known):
-        known = await catalog.read_table(table, schema, conn, known)
-    if known is None:
-        return await work(await catalog.read_table(table, schema, conn))
+    if known is None or (conn is not None and _is_old(known, conn)):
+        return await work(await catalog.read_table(table, schema, conn, known))
     try:
         return await work(known)
     except RepositoryError as exc:
-        was_sent = exc.original_error is not None or exc.sqlstate is not None
-        if was_sent and (exc.sqlstate or "22")[:2] not in _CHANGED:
-            raise
-        if was_sent and inside:
-            catalog.forget_table(known, conn)
-            raise
-        if not was_sent and not isinstance(exc, InvalidDataError | ColumnMatchError):
-            raise
-        fresh = await catalog.read_table(table, schema, conn, known)
-        if fresh is known:
-            raise
+        fresh = await _after_change(exc, known, conn)
     return await work(fresh)
 
 
-def _is_old(table: Table) -> bool:
-    return asyncio.get_running_loop().time() - table.confirmed_at > _CONFIRMED_SECONDS
+async def _row(
+    table: str,
+    schema: str,
+    conn: Connection | None,
+    model: type[Any] | None,
+    prepare: Callable[[Table], tuple[RowStatement[Any], Any]],
+    finish: Callable[[Record, Built, type[Any] | None, Table], Any],
+) -> Any:
+    """As `_on`, for the one row of the call that *prepare* makes ready; None where there is none."""
+    known = catalog.known_table(table, schema, conn)
+    if known is None or (conn is not None and _is_old(known, conn)):
+        fresh = await catalog.read_table(table, schema, conn, known)
+    else:
+        try:
+            statement, item = prepare(known)
+            row = await statement.call(item, conn)
+            return None if row is None else finish(row, statement.built, model, known)
+        except RepositoryError as exc:
+            fresh = await _after_change(exc, known, conn)
+    statement, item = prepare(fresh)
+    row = await statement.call(item, conn)
+    return None if row is None else finish(row, statement.built, model, fresh)
+
+
+async def _after_change(exc: RepositoryError, known: Table, conn: Connection | None) -> Table:
+    """What is there to know of the table now; raises *exc* where that is nothing new, or nothing can be done again."""
+    was_sent = exc.original_error is not None or exc.sqlstate is not None
+    if not was_sent and not isinstance(exc, InvalidDataError | ColumnMatchError):
+        raise exc
+    if was_sent and (exc.sqlstate or "22")[:2] not in _CHANGED:
+        raise exc
+    if was_sent and conn is not None and (conn.is_closed() or conn.is_in_transaction()):
+        catalog.forget_table(known, conn)
+        raise exc
+    fresh = await catalog.read_table(known.name, known.schema, conn, known)
+    if fresh is known:
+        raise exc
+    return fresh
+
+
+def _is_old(known: Table, conn: Connection) -> bool:
+    """Whether to look again first, because inside of a transaction a statement that fails could not be repeated."""
+    if asyncio.get_running_loop().time() - known.confirmed_at <= _CONFIRMED_SECONDS:
+        return False
+    return not conn.is_closed() and conn.is_in_transaction()
 
 
 def _guarded(conn: Connection | None) -> bool:
@@ -271,36 +302,30 @@ async def fetch_one(
 
 
 async def get_by_id_or_none(
-    table: str,
-    id: Any,
-    *,
-    schema: str = "public",
-    model: type[M] | None = None,
-    conn: Connection | None = None,
+    table: str, id: Any, *, schema: str = "public", model: type[M] | None = None, conn: Connection | None = None
 ) -> M | None:
     """The row whose primary key is *id*, None if there is none."""
 
-    async def work(known: Table) -> M | None:
+    def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
         statement = row_by_id(known)
-        row = await statement.call(_key(statement.columns[0], id), conn)
-        return None if row is None else _one(row, statement.built, model, known)
+        return statement, _key(statement.columns[0], id)
 
-    return await _on(table, schema, conn, work)
+    return cast("M | None", await _row(table, schema, conn, model, prepare, _one))
 
 
 async def get_by_id(
-    table: str,
-    id: Any,
-    *,
-    schema: str = "public",
-    model: type[M] | None = None,
-    conn: Connection | None = None,
+    table: str, id: Any, *, schema: str = "public", model: type[M] | None = None, conn: Connection | None = None
 ) -> M:
     """The row whose primary key is *id*; raises `RecordNotFoundError` if there is none."""
-    row = await get_by_id_or_none(table, id, schema=schema, model=model, conn=conn)
+
+    def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
+        statement = row_by_id(known)
+        return statement, _key(statement.columns[0], id)
+
+    row = await _row(table, schema, conn, model, prepare, _one)
     if row is None:
         raise _not_found(table)
-    return row
+    return cast("M", row)
 
 
 def _key(column: Column, value: Any) -> Any:
@@ -533,12 +558,11 @@ async def insert(
     given = read_row(values)
     names = tuple(given)
 
-    async def work(known: Table) -> M:
+    def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
         statement = new_row(known, names)
-        row = await statement.call(statement.encode(given.values()), conn)
-        return cast("M", _one(cast("Record", row), statement.built, model, known))
+        return statement, statement.encode(given.values())
 
-    return await _on(table, schema, conn, work)
+    return cast("M", await _row(table, schema, conn, model, prepare, _one))
 
 
 async def update_by_id(
@@ -558,16 +582,15 @@ async def update_by_id(
     given = read_row(values, partial=True)
     names = tuple(given)
 
-    async def work(known: Table) -> M | None:
+    def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
         statement = changed_row(known, names)
         key = _key(statement.columns[0], id)
-        row = await statement.call(statement.encode((key, *given.values())), conn)
-        return None if row is None else cast("M", _one(row, statement.built, model, known))
+        return statement, statement.encode((key, *given.values()))
 
-    changed = await _on(table, schema, conn, work)
+    changed = await _row(table, schema, conn, model, prepare, _one)
     if changed is None:
         raise _not_found(table)
-    return changed
+    return cast("M", changed)
 
 
 async def delete_by_id(
@@ -585,15 +608,14 @@ async def delete_by_id(
     under the same key meanwhile.
     """
 
-    async def work(known: Table) -> M | None:
+    def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
         statement = deleted_row(known)
-        row = await statement.call(_key(statement.columns[0], id), conn)
-        return None if row is None else cast("M", _one(row, statement.built, model, known))
+        return statement, _key(statement.columns[0], id)
 
-    deleted = await _on(table, schema, conn, work)
+    deleted = await _row(table, schema, conn, model, prepare, _one)
     if deleted is None:
         raise _not_found(table)
-    return deleted
+    return cast("M", deleted)
 
 
 async def upsert(
@@ -615,12 +637,11 @@ async def upsert(
     given = read_row(values)
     names, conflict = tuple(given), _names(conflict_columns)
 
-    async def work(known: Table) -> M:
+    def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
         statement = upserted_row(known, names, conflict)
-        row = await statement.call(statement.encode(given.values()), conn)
-        return cast("M", _told(cast("Record", row), statement.built, model, known))
+        return statement, statement.encode(given.values())
 
-    return await _on(table, schema, conn, work)
+    return cast("M", await _row(table, schema, conn, model, prepare, _told))
 
 
 def _told(row: Record, built: Built, model: type[Any] | None, known: Table) -> Any:
