@@ -1089,6 +1089,10 @@ async def execute_raw(
     else:
         raise InvalidDataError("args is a list for $1, $2, …, or a dict for :name")
 
+    if schema != "public":
+        # a prepared statement means the tables that it meant at first: each schema has its own
+        query += f"\n-- {schema.encode(errors='replace').hex()}"
+
     async def run(c: Connection) -> list[Record]:
         return await c.fetch(query, *values)
 

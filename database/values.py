@@ -370,9 +370,7 @@ def _json(binary: bool) -> Coerce:
         try:
             text = encode_json(value)
         except (TypeError, ValueError, RecursionError) as exc:
-            raise UnfitError(
-                f"needs JSON (dict, list, str, int, float but not NaN, bool, …): {_json_reason(exc)}"
-            ) from exc
+            raise UnfitError(f"needs JSON: {_json_reason(exc)}") from exc
         if binary and "\\u0000" in text and _JSON_NUL.search(text):
             raise UnfitError("cannot hold a text with a NUL character")
         return JsonText(check_text(text))

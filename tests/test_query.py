@@ -210,7 +210,7 @@ async def test_limit_and_offset() -> None:
     assert await db.fetch("people", limit=0) == []
     for page in ({"limit": -1}, {"offset": -1}, {"limit": 2**63}, {"limit": 1.5}, {"limit": True}):
         with pytest.raises(InvalidDataError, match="limit and offset"):
-            await db.fetch("people", **page)  # type: ignore[arg-type]
+            await db.fetch("people", **page)
 
 
 async def test_a_seen_shape_is_the_same_sql() -> None:
