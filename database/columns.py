@@ -36,7 +36,7 @@ _READ = """
         SELECT c.oid, c.relkind, c.relrowsecurity
           FROM pg_catalog.pg_class AS c
           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-         WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+         WHERE n.nspname = $1::text AND c.relname = $2::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
     ),
     attribute AS (
         SELECT a.*
@@ -115,7 +115,7 @@ _TABLES = """
     SELECT c.relname::text AS name
       FROM pg_catalog.pg_class AS c
       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+     WHERE n.nspname = $1::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
      ORDER BY name
 """
 _SCHEMAS = """
@@ -388,8 +388,8 @@ async def read_table(name: str, schema: str, conn: Connection | None, old: Table
     for what, given in (("table", name), ("schema", schema)):
         if not isinstance(given, str):
             raise SchemaError(f"the name of a {what} is a str, not {kind_of(given)}")
-        if not given or "\0" in given or len(given) > 4 * _LONGEST_NAME or not _is_utf8(given):
-            raise SchemaError(f"no {what} can have that name: it is empty, too long, or no text that PostgreSQL knows")
+        if not is_name(given):
+            raise SchemaError(f"no {what} can have that name: it has 1 to 63 bytes of text, without a NUL character")
     doing = f"read what the catalog says of table {name!r}"
     if conn is not None:
         return await _read(name, schema, conn, _owner(conn), doing, old)
@@ -469,9 +469,11 @@ async def _missing(name: str, schema: str, conn: Connection | None) -> SchemaErr
     return SchemaError(f"Schema {schema!r} not found.{hint}", sqlstate="3F000")
 
 
-def _is_utf8(text: str) -> bool:
+def is_name(name: object) -> bool:
+    """Whether PostgreSQL could have something of that *name*."""
+    if not isinstance(name, str) or not name or "\0" in name or len(name) > 63:
+        return False
     try:
-        text.encode()
+        return len(name.encode()) <= 63
     except UnicodeEncodeError:
         return False
-    return True

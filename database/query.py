@@ -23,6 +23,7 @@ Shape: TypeAlias = tuple[Any, ...]
 
 _MAX_NESTING = 32
 _LISTS = (list, tuple, set, frozenset)
+_PLAIN = frozenset({str, int, float, bool})
 OPERATORS = (
     "$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$between", "$like", "$ilike", "$contains",
     "$startswith", "$is_null", "$exists",
@@ -113,7 +114,7 @@ def read_where(where: Mapping[str, Any] | None) -> tuple[Shape | None, list[Any]
 
 
 def _read_all(where: object, values: list[Any], depth: int) -> Shape:
-    if not isinstance(where, Mapping):
+    if type(where) is not dict and not isinstance(where, Mapping):
         raise InvalidDataError(f"a condition is a dict of column and value, not {type(where).__name__}")
     if depth > _MAX_NESTING:
         raise InvalidDataError(f"a condition is nested at most {_MAX_NESTING} times")
@@ -123,32 +124,41 @@ def _read_all(where: object, values: list[Any], depth: int) -> Shape:
 def _read_one(name: object, value: Any, values: list[Any], depth: int) -> Shape:
     if not isinstance(name, str):
         raise InvalidDataError(f"the name of a column in a condition is a str, not {type(name).__name__}")
+    if name.startswith("$"):
+        return _read_combination(name, value, values, depth)
+    if type(value) in _PLAIN:
+        values.append(value)
+        return ("$eq", name, None)
+    if value and (type(value) is dict or isinstance(value, Mapping)):
+        operators = [type(key) is str and key.startswith("$") for key in value]
+        if False not in operators:
+            return ("and", tuple([_read_operator(name, key, each, values) for key, each in value.items()]))
+        if True in operators:
+            raise InvalidDataError(f"the condition on {_short(name)} mixes operators with other keys")
+    if value is None:
+        return ("is_null", name, True)
+    values.append(value)
+    if isinstance(value, _LISTS):
+        return ("list", name, None in value)
+    return ("$eq", name, None)
+
+
+def _read_combination(name: str, value: Any, values: list[Any], depth: int) -> Shape:
     if name in ("$and", "$or"):
         if not isinstance(value, list | tuple) or not value:
             raise InvalidDataError(f"{name} takes a list of conditions, with at least one in it")
         return (name[1:], tuple([_read_all(each, values, depth + 1) for each in value]))
     if name == "$not":
         return ("not", _read_all(value, values, depth + 1))
-    if name.startswith("$"):
-        if name in OPERATORS:
-            raise InvalidDataError(f'{name} stands with a column: {{"column": {{"{name}": value}}}}')
-        raise _unknown_operator(name, ("$and", "$or", "$not"))
-    if isinstance(value, Mapping) and value:
-        operators = [isinstance(key, str) and key.startswith("$") for key in value]
-        if all(operators):
-            return ("and", tuple([_read_operator(name, key, each, values) for key, each in value.items()]))
-        if any(operators):
-            raise InvalidDataError(f"the condition on {_short(name)} mixes operators with other keys")
-    if value is None:
-        return ("is_null", name, True)
-    if isinstance(value, _LISTS):
-        values.append(value)
-        return ("list", name, None in value)
-    values.append(value)
-    return ("$eq", name, None)
+    if name in OPERATORS:
+        raise InvalidDataError(f'{name} stands with a column: {{"column": {{"{name}": value}}}}')
+    raise _unknown_operator(name, ("$and", "$or", "$not"))
 
 
 def _read_operator(name: str, operator: str, value: Any, values: list[Any]) -> Shape:
+    if operator in _COMPARISONS and value is not None:
+        values.append(value)
+        return (operator, name, None)
     if operator not in OPERATORS:
         raise _unknown_operator(operator, OPERATORS)
     if operator in ("$eq", "$ne") and value is None:
@@ -250,7 +260,7 @@ def _operand(name: str, table: Table, parameters: _Parameters) -> _Operand:
             raise
         if column.type.kind != "json":
             raise column.refusal(f"is {column.declared}: a path leads into json and jsonb only") from None
-        path = parameters.constant(rest.split("."))
+        path = parameters.constant([column.encode_text(part) for part in rest.split(".")])
         json = f"this.{column.sql}::jsonb"
         return _Operand(column, f"({json} #> ${path}::text[])", f"({json} #>> ${path}::text[])", True, True)
     sql = f"this.{column.sql}"

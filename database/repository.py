@@ -8,8 +8,11 @@ and columns are looked up in the catalog before their names become SQL; values a
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from contextlib import suppress
+from itertools import islice, repeat
+from operator import contains, itemgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 from . import columns as catalog
@@ -104,7 +107,8 @@ __all__ = [
 
 # Inside of a transaction a statement must not fail for a column that was added, so there it is looked for in time.
 _CONFIRMED_SECONDS = 10.0
-_COPY_ROWS = 200  # from so many rows on, COPY is faster than one INSERT
+_COPY_ROWS = 50  # from so many rows on, COPY is faster than one INSERT
+_STAGED_ROWS = 2_000  # from so many rows on, an upsert goes through a temporary table
 _ROWS_PER_STATEMENT = 5_000
 _FIRST_ROWS, _MOST_ROWS, _ITERATE_BYTES = 20, 1_000, 2**20
 _CHANGED = ("42", "22", "0A", "XX")  # SQLSTATE classes of what a changed table causes
@@ -808,9 +812,8 @@ class _Group:
     def __init__(self, known: Table, names: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> None:
         self.columns, self.own_key = written_columns(known, names)
         self.length = len(rows)
-        self.lists = [
-            column.encode_all([row[name] for row in rows]) for column, name in zip(self.columns, names, strict=True)
-        ]
+        given = (list(map(itemgetter(name), rows)) for name in names)
+        self.lists = [column.encode_all(values) for column, values in zip(self.columns, given, strict=True)]
         self.order: list[int] | None = None
 
     def sort(self, known: Table, places: tuple[int, ...], numbers: Sequence[int]) -> None:
@@ -821,6 +824,9 @@ class _Group:
         """
         keys = [self.lists[place] for place in places]
         whole: list[Any] = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True))
+        with suppress(TypeError):
+            if all(map(operator.lt, whole, islice(whole, 1, None))):
+                return  # sorted, and so no two are equal
         _check_twice(known, [self.columns[place] for place in places], whole, numbers)
         try:
             order = sorted(range(self.length), key=whole.__getitem__)
@@ -849,8 +855,19 @@ def _check_twice(known: Table, columns: Sequence[Column], keys: list[Any], numbe
             )
 
 
-def _groups(rows: Sequence[Any]) -> list[tuple[tuple[str, ...], list[Mapping[str, Any]], list[int]]]:
+def _are_alike(rows: Sequence[Any]) -> bool:
+    """Whether all rows are dicts with values for the same names, as nearly always."""
+    if set(map(type, rows)) != {dict} or len(set(map(len, rows))) != 1:
+        return False
+    names = tuple(rows[0])
+    # of as many names as the first row has, none other than its own
+    return all(type(name) is str and all(map(contains, rows, repeat(name))) for name in names)
+
+
+def _groups(rows: Sequence[Any]) -> list[tuple[tuple[str, ...], Sequence[Mapping[str, Any]], Sequence[int]]]:
     """The rows by the names that they have values for, and their numbers in the call."""
+    if rows and _are_alike(rows):
+        return [(tuple(rows[0]), rows, range(len(rows)))]
     groups: dict[tuple[str, ...], tuple[list[Mapping[str, Any]], list[int]]] = {}
     sorted_names: dict[tuple[str, ...], tuple[str, ...]] = {}
     for number, each in enumerate(rows):
@@ -1028,6 +1045,9 @@ async def _store_group(
     clause = ""
     if conflict is not None:
         clause = write_upsert(known, group.columns, conflict_key(known, conflict, group.columns), group.own_key)
+        if not returning and group.length >= _STAGED_ROWS and _copies(known, columns, group.length, c):
+            await _store_staged(known, columns, lists, clause, doing, c)
+            return []
     shape = ("many", tuple(column.name for column in columns), clause, returning)
     built = known.query(
         shape, lambda: build_insert_many(known, columns, None, "", returning=returning, conflict=clause)
@@ -1041,6 +1061,26 @@ async def _store_group(
     if returning and len(rows) < group.length:
         raise RepositoryError(f"cannot {doing}: the server did not return all of them (a trigger or a rule?)")
     return rows
+
+
+async def _store_staged(
+    known: Table, columns: Sequence[Column], lists: Sequence[list[Any]], clause: str, doing: str, c: Connection
+) -> None:
+    """Upsert by COPY into a temporary table, and from there, in its order; COPY itself knows no ON CONFLICT."""
+    names = ", ".join(column.sql for column in columns)
+    stage = f"staged_{uuid7().hex}"
+    create = f"CREATE TEMPORARY TABLE {stage} ON COMMIT DROP AS SELECT {names} FROM {known.sql} WITH NO DATA"
+    merge = f"INSERT INTO {known.sql} AS this ({names}) SELECT {names} FROM pg_temp.{stage}{clause}"
+
+    async def send(c: Connection) -> None:
+        await c.execute(create)
+        await c.copy_records_to_table(
+            stage, columns=[column.name for column in columns], records=zip(*lists, strict=True)
+        )
+        await c.execute(merge)
+        await c.execute(f"DROP TABLE pg_temp.{stage}")
+
+    await _write(c, doing, send)
 
 
 async def _store_defaults(
@@ -1136,19 +1176,19 @@ async def _run_raw(
 _SCHEMA_EXISTS = """
     SELECT nspname::text
       FROM pg_catalog.pg_namespace
-     WHERE nspname = $1
+     WHERE nspname = $1::text
 """
 
 
 async def table_exists(table: str, *, schema: str = "public", conn: Connection | None = None) -> bool:
     """True where *schema* has a table, view or foreign table of that name."""
-    return _is_name(table) and table in await list_tables(schema=schema, conn=conn)
+    return catalog.is_name(table) and table in await list_tables(schema=schema, conn=conn)
 
 
 async def schema_exists(schema: str, *, conn: Connection | None = None) -> bool:
     """True where there is a schema of that name."""
     doing = "look for a schema"
-    return _is_name(schema) and bool(await catalog.list_names(_SCHEMA_EXISTS, schema, conn=conn, doing=doing))
+    return catalog.is_name(schema) and bool(await catalog.list_names(_SCHEMA_EXISTS, schema, conn=conn, doing=doing))
 
 
 async def create_schema(schema: str, *, conn: Connection | None = None) -> bool:
@@ -1157,7 +1197,7 @@ async def create_schema(schema: str, *, conn: Connection | None = None) -> bool:
 
     Raises `SchemaError` where the name is empty, longer than 63 bytes, begins with pg_, or the user may not.
     """
-    if not _is_name(schema) or len(schema.encode()) > 63 or schema.startswith("pg_"):
+    if not catalog.is_name(schema) or schema.startswith("pg_"):
         raise SchemaError("the name of a schema has 1 to 63 bytes of text and does not begin with pg_")
     if await schema_exists(schema, conn=conn):
         return False
@@ -1180,7 +1220,7 @@ async def create_schema(schema: str, *, conn: Connection | None = None) -> bool:
 
 async def list_tables(*, schema: str = "public", conn: Connection | None = None) -> list[str]:
     """The names of the tables, views and foreign tables of *schema*, in order; empty where there is no such schema."""
-    return await catalog.list_tables(schema, conn) if _is_name(schema) else []
+    return await catalog.list_tables(schema, conn) if catalog.is_name(schema) else []
 
 
 async def describe_table(table: str, *, schema: str = "public", conn: Connection | None = None) -> list[dict[str, Any]]:
@@ -1203,10 +1243,3 @@ async def describe_table(table: str, *, schema: str = "public", conn: Connection
         }
         for column in known.columns.values()
     ]
-
-
-def _is_name(name: object) -> bool:
-    """Whether PostgreSQL could have something of that *name*."""
-    if not isinstance(name, str) or not name or "\0" in name:
-        return False
-    return not any("\ud800" <= character <= "\udfff" for character in islice(name, 1_000)) and len(name) < 1_000

@@ -21,13 +21,14 @@ from database import repository as db
 
 _EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 _PIECES = [
-    "'", '"', "\\", ";", "--", "/*", "*/", "$1", "$$", ":a", "::", "%", "_", "(", ")", "[", "]", "{", "}", ",", ".", " ",
-    "\n", "\0", "\ud800", "ü", "name", "NAME", "data", "canary", "DROP TABLE canary", "DELETE FROM canary", "OR 1=1",
-    "UNION SELECT", "pg_sleep(9)", "COMMIT", "E'", "U&'", "this", "given", "NULL", "true", "$eq", "$gt", "$or", "-",
+    "'", '"', "\\", ";", "--", "/*", "*/", "$1", "$$", ":a", "::", "%", "_", "(", ")", "[", "]", "{", "}", ",", ".",
+    " ", "\n", "\0", "\ud800", "ü", "name", "NAME", "data", "canary", "DROP TABLE canary", "DELETE FROM canary",
+    "OR 1=1", "UNION SELECT", "pg_sleep(9)", "COMMIT", "E'", "U&'", "this", "given", "NULL", "true", "$eq", "$gt",
+    "$or", "-",
 ]  # fmt: skip
 _hostile = st.one_of(st.lists(st.sampled_from(_PIECES), max_size=6).map("".join), st.text(max_size=30))
 _json = st.recursive(
-    st.one_of(_hostile, st.integers(), st.floats(), st.booleans(), st.none()),
+    st.one_of(_hostile, st.integers(), st.floats(-1e9, 1e9, width=32), st.booleans(), st.none()),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_hostile, inner, max_size=3)),
     max_leaves=5,
 )
@@ -110,7 +111,7 @@ async def _is_alive() -> bool:
     return bool(row[0])
 
 
-def _fuzzed(number: int) -> Any:
+def _fuzzed(number: int) -> settings:
     return settings(
         max_examples=number, deadline=None, suppress_health_check=list(HealthCheck), database=None, print_blob=True
     )
