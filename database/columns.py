@@ -285,11 +285,16 @@ class Table:
         return column if column.type.label == "uuid" and default in ("", *_RANDOM_KEYS) else None
 
     @cached_property
-    def shares(self) -> bool:
-        """True where concurrent calls by key may share statements: equal keys are equal in Python, too."""
+    def compares_ids(self) -> bool:
+        """True where ids are equal in Python if and only if they are equal in the server."""
         column = self.id_column
         known = column.type.label in ("smallint", "integer", "bigint", "uuid", "text", "character varying")
-        return known and column.sorts_by_bytes and (column.name,) in {key.columns for key in self.keys}
+        return known and column.sorts_by_bytes
+
+    @cached_property
+    def shares(self) -> bool:
+        """True where concurrent calls by id may share statements."""
+        return self.compares_ids and (self.id_column.name,) in {key.columns for key in self.keys}
 
     # -- built statements
 

@@ -10,6 +10,7 @@ from typing import Any, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from .columns import Table
 from .connect_db import Record
 from .exceptions import InvalidDataError
 from .query import Built
@@ -78,3 +79,22 @@ def _texts(model: type[BaseModel]) -> tuple[str, ...]:
         if str in parts and set(parts) <= {str, type(None)}:
             found.append(name)
     return tuple(found)
+
+
+def finish_row(row: Record, built: Built, model: type[Any] | None, known: Table) -> Any:
+    """A row of the table *known*, which *built* has returned, as a dict or an instance of *model*."""
+    values = to_dict(row, built)
+    if len(values) > len(known.columns):
+        for name in ("__fits", "__number", "__inserted"):
+            values.pop(name, None)
+    return values if model is None else to_model(model, values, known.name)
+
+
+def finish_upserted(row: Record, built: Built, model: type[Any] | None, known: Table) -> Any:
+    """A row that was upserted, and whether it is new."""
+    values = to_dict(row, built)
+    name = "inserted_" if "inserted" in known.columns else "inserted"
+    inserted = values.pop("__inserted")
+    if model is None or name in getattr(model, "model_fields", {}):
+        values[name] = inserted
+    return to_model(model, values, known.name)

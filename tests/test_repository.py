@@ -409,6 +409,9 @@ async def test_many_by_id() -> None:
     rows = await db.get_many_by_id("users", [ids[3], str(_ID), ids[1], ids[3]])
     assert [row["id"] for row in rows] == [ids[3], ids[1], ids[3]]
     assert await db.get_many_by_id("users", []) == []
+    await _execute("CREATE TABLE codes (code char(5) PRIMARY KEY); INSERT INTO codes VALUES ('a'), ('b')")
+    assert await db.get_many_by_id("codes", ["b", "x", "a "]) == [{"code": "b    "}, {"code": "a    "}]
+    assert await asyncio.gather(*(db.get_by_id("codes", "a") for _ in range(5))) == [{"code": "a    "}] * 5
 
 
 async def test_defaults_and_generated_values_come_back() -> None:
