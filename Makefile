@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test check bench bench-quick bench-startup format clean
+.PHONY: demo test check fuzz bench bench-quick bench-startup format clean
 
 demo: $(VENV)/demo.ok
 	@$(BIN)/python -m database demo $(if $(DOCS),"$(DOCS)")
 
 test: $(VENV)/dev.ok
 	$(BIN)/python -m pytest -n $(JOBS)
+
+fuzz: $(VENV)/dev.ok
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-34000} $(BIN)/python -m pytest -n $(JOBS) --timeout 7200 tests/test_injection.py
 
 check: $(VENV)/dev.ok
 	$(BIN)/ruff check .

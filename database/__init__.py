@@ -1,11 +1,13 @@
 """
-Flat async functions for documents, chat history and Markdown ingestion on PostgreSQL; `import database`.
+Flat async functions for documents, chat history, Markdown ingestion and any table on PostgreSQL; `import database`.
+
+For tables of your own: `from database import repository as db`.
 
 Rows are plain dicts, errors are `DatabaseError`s. Without any configuration a private PostgreSQL is started; with
 DATABASE_URL, or POSTGRES_HOST and the like, that server is used.
 """
 
-from . import embedded
+from . import embedded, repository
 from .chat_history import (
     delete_chat_history_before,
     delete_chat_message,
@@ -52,13 +54,17 @@ from .document import (
 )
 from .exceptions import (
     ChatHistoryError,
+    ColumnMatchError,
     ConnectionPoolError,
     DatabaseError,
     DatabaseNotAvailableError,
     DocumentError,
     IngestionError,
+    InvalidDataError,
     OutcomeUnknownError,
     PoolTimeoutError,
+    RecordNotFoundError,
+    RepositoryError,
     SchemaError,
 )
 from .ingestion import ingest_directory, ingest_files_batch, read_and_insert_md_file
@@ -68,15 +74,19 @@ __version__ = "2.0.0"
 
 __all__ = [
     "ChatHistoryError",
+    "ColumnMatchError",
     "Connection",
     "ConnectionPoolError",
     "DatabaseError",
     "DatabaseNotAvailableError",
     "DocumentError",
     "IngestionError",
+    "InvalidDataError",
     "OutcomeUnknownError",
     "Pool",
     "PoolTimeoutError",
+    "RecordNotFoundError",
+    "RepositoryError",
     "SchemaError",
     "Settings",
     "close_connection_pool",
@@ -114,6 +124,7 @@ __all__ = [
     "ping_postgres",
     "read_and_insert_md_file",
     "register_init_callback",
+    "repository",
     "run_in_transaction",
     "save_chat_history",
     "search_chat_history",

@@ -280,6 +280,11 @@ class Lane(Generic[Item, Result]):
         """How many calls wait behind the one that waits for a connection for all of them."""
         return len(self._waiting) - 1 if self._starved else 0
 
+    @property
+    def is_idle(self) -> bool:
+        """True where no call is on its way or waits."""
+        return not (self._turns or self._waiting or self._behind or self._resting or self._tasks)
+
     async def finish(self, timeout: float) -> None:
         """Refuse new calls, perform the accepted ones for up to *timeout* seconds, and refuse those that still wait."""
         if self._drained is None:
@@ -336,13 +341,13 @@ class Lane(Generic[Item, Result]):
     def _look(self) -> None:
         """Send the next statement although the last is still on its way, if it takes its time."""
         self._look_timer = None
-        now = self._loop.time()
+        overdue = self._loop.time() - _PATIENCE
         for turn in self._turns if self._waiting else ():
-            if turn.began <= now - _PATIENCE:
+            if turn.began <= overdue:
                 self._give_up_slot(turn)
-        self._refuse(
-            [call for call in chain(self._waiting, *self._behind.values()) if call.deadline <= now], self._late_error()
-        )
+        # who waits for a connection is told by the pool, a little earlier
+        calls = chain(self._waiting, *self._behind.values())
+        self._refuse([call for call in calls if call.deadline <= overdue], self._late_error())
         self._drop_ended()
         self._go_on()
 

@@ -18,6 +18,7 @@ from .codecs import decode_json, encode_metadata
 from .connect_db import Connection, Record, perform
 from .exceptions import ChatHistoryError
 from .ids import as_uuid, uuid7
+from .query import check_page
 from .schema import apply_migration
 from .search import parse_search, text_search_configuration
 
@@ -242,7 +243,7 @@ async def get_recent_chat_history(
     """
     _check_user(user_id)
     _check_thread(thread_id)
-    _check_page(limit, offset)
+    check_page(limit, offset, ChatHistoryError)
     last = None if after is None else as_uuid(after)
     if after is not None and last is None:
         return []
@@ -483,7 +484,7 @@ async def get_user_threads(
     nothing is after one that is not there (any more).
     """
     _check_user(user_id)
-    _check_page(limit, 0)
+    check_page(limit, 0, ChatHistoryError)
     last = None if after is None else as_uuid(after)
     if after is not None and last is None:
         return []
@@ -543,7 +544,7 @@ async def search_chat_history(
     through all of them, which takes its time where there are many.
     """
     _check_user(user_id)
-    _check_page(limit, 0)
+    check_page(limit, 0, ChatHistoryError)
     query = parse_search(search_term)
     configuration = text_search_configuration(language)
     if configuration is None:
@@ -608,10 +609,3 @@ def _check_user(user_id: object) -> None:
         return
     if isinstance(user_id, bool) or not isinstance(user_id, int) or not -(2**63) <= user_id < 2**63:
         raise ChatHistoryError("user_id is an integer of at most 64 bits")
-
-
-def _check_page(limit: object, offset: object) -> None:
-    if not isinstance(limit, int) or not isinstance(offset, int):
-        raise ChatHistoryError("limit and offset are of type int")
-    if not 0 <= limit < 2**63 or not 0 <= offset < 2**63:
-        raise ChatHistoryError("limit and offset are not negative")

@@ -100,8 +100,12 @@ async def perform(
     if conn is not None:
         check_open(conn, doing)
         inside = conn.is_in_transaction()
-        with translated(conn.is_closed, kind, doing, changes=changes, inside=lambda: inside):
+        try:
             return await work(conn)
+        except Exception as exc:
+            if isinstance(exc, DatabaseError) or not raised_by_driver(exc):
+                raise
+            raise translate(exc, kind, doing, changes=changes, closed=conn.is_closed(), inside=inside) from exc
     pool = await get_connection_pool()
     loop = asyncio.get_running_loop()
     deadline = loop.time() + pool.settings.connection_timeout

@@ -17,6 +17,7 @@ from .codecs import decode_json, encode_metadata
 from .connect_db import Connection, Record, perform
 from .exceptions import DocumentError
 from .ids import as_uuid, uuid7
+from .query import check_page
 from .schema import apply_migration
 from .search import parse_search, text_search_configuration
 
@@ -360,7 +361,7 @@ async def get_list_of_documents(
     *offset* reads and throws away all that it skips. *content* False leaves the text out. Raises `DocumentError` where
     *limit* or *offset* is negative, or *after* is no id.
     """
-    _check_page(limit, offset)
+    check_page(limit, offset, DocumentError)
     columns = _COLUMNS if content else _COLUMNS_WITHOUT_CONTENT
     if after is None:
         rows = await _read(conn, "list documents", lambda c: c.fetch(_LIST.format(columns=columns), limit, offset))
@@ -398,7 +399,7 @@ async def list_documents_page(page: int = 1, page_size: int = 20, *, conn: Conne
     if page < 1 or page_size < 1:
         raise DocumentError("cannot list documents: page and page_size begin at 1")
     offset = (page - 1) * page_size
-    _check_page(page_size, offset)
+    check_page(page_size, offset, DocumentError)
     rows = await _read(conn, "list documents", lambda c: c.fetch(_PAGE, page_size, offset))
     total = rows[0]["total"]
     return {
@@ -503,7 +504,7 @@ async def search_documents(
     `<mark>`; the text around them is the document's own and not escaped for HTML. *language* confines the search to
     documents in it; *content* False leaves the whole text out.
     """
-    _check_page(limit, 0)
+    check_page(limit, 0, DocumentError)
     query = parse_search(search_term)
     if not (query.words or query.required):
         return []
@@ -707,12 +708,3 @@ def _configuration(code: str, language: str | None) -> str:
         about = f"the language of {_named(code)}" if code else "language="
         raise DocumentError(f"{about} is a name such as 'german' or an ISO 639-1 code such as 'de'")
     return configuration
-
-
-def _check_page(limit: object, offset: object) -> None:
-    if not isinstance(limit, int) or not isinstance(offset, int):
-        raise DocumentError("limit and offset are of type int")
-    if limit < 0 or offset < 0:
-        raise DocumentError("limit and offset must not be negative")
-    if max(limit, offset) >= 2**63:
-        raise DocumentError("limit and offset must be less than 2 to the power of 63")

@@ -9,7 +9,11 @@ The exception tree, and the one place where driver errors become ours.
     ├── DocumentError
     ├── ChatHistoryError
     ├── IngestionError
-    └── SchemaError
+    ├── RepositoryError
+    │   ├── RecordNotFoundError         there is no row under this key
+    │   ├── InvalidDataError            a value that its column cannot take, a row that its model cannot take
+    │   └── ColumnMatchError            a name that is no column's, or of several
+    └── SchemaError                     a table or schema is missing, or is not what the package expects
 
 Messages name the thing and the way out. They hold no parameter, no row's content and no password: what PostgreSQL said
 is in `original_error`, and only the texts of error classes that speak of SQL and not of data are repeated.
@@ -87,8 +91,24 @@ class IngestionError(DatabaseError):
     failures: list[dict[str, str | None]] = []  # noqa: RUF012 (never changed in place, only replaced)
 
 
+class RepositoryError(DatabaseError):
+    """An operation on a table was refused."""
+
+
+class RecordNotFoundError(RepositoryError):
+    """There is no row under the key that was asked for."""
+
+
+class InvalidDataError(RepositoryError):
+    """A value does not fit its column, a row does not fit its model, or a condition makes no sense."""
+
+
+class ColumnMatchError(RepositoryError):
+    """No column of the table has such a name, or several nearly have it."""
+
+
 class SchemaError(DatabaseError):
-    """Tables could not be created, or are not what the package expects."""
+    """A table or schema is missing, could not be created, or is not what the package expects."""
 
 
 class Failure(enum.Enum):

@@ -115,6 +115,10 @@ class Companion(Protocol):
     def queued(self) -> int:
         """How many calls wait behind the one that waits for a connection for all of them."""
 
+    @property
+    def is_idle(self) -> bool:
+        """True where no call is on its way or waits."""
+
     async def finish(self, timeout: float) -> None:
         """Begin nothing new and be done within *timeout* seconds."""
 

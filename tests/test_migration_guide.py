@@ -163,7 +163,14 @@ def test_names_exist() -> None:
     """What a table's last column calls or raises is there, in the package or on a connection."""
     cells = [line.rsplit("|", 2)[1] for line in GUIDE.splitlines() if line.startswith("| ")]
     code = " ".join(re.findall(r"`([^`]*)`", " ".join(cells)))
-    known = {*db.__all__, *fastapi.__all__, *dir(asyncpg.Connection), *dir(db.Pool), *Settings.model_fields}
-    called = set(re.findall(r"\b([a-z_]\w+)\(", code)) - {"to_regclass", "to_regnamespace", "dict", "callback"}
+    known = {
+        *db.__all__,
+        *db.repository.__all__,
+        *fastapi.__all__,
+        *dir(asyncpg.Connection),
+        *dir(db.Pool),
+        *Settings.model_fields,
+    }
+    called = set(re.findall(r"\b([a-z_]\w+)\(", code)) - {"dict", "callback"}
     raised = set(re.findall(r"\b\w+Error\b", code)) - {"AttributeError"}
     assert {*called, *raised} - known == {"gather", "getLogger"}

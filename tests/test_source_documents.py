@@ -46,7 +46,7 @@ def source_of(path: Path, **config: Any) -> Source:
         ({"path": "p", "code": "c", "language": "?"}, "entry: the language is a name such as 'german'"),
         ({"path": "p", "code": "c", "language": 1}, "entry: the language is a name such as 'german'"),
         ({"path": "p", "code": "c", "metadata": [1]}, "entry: the metadata is not a dict that JSON can hold"),
-        ({"path": "p", "code": "c", "metadata": {"a": {1}}}, "entry: the metadata is not a dict that JSON can hold"),
+        ({"path": "p", "code": "c", "metadata": {"a": b"x"}}, "entry: the metadata is not a dict that JSON can hold"),
         ({"path": "p", "code": "c", "metadata": {"a": float("nan")}}, "entry: the metadata is not a dict that JSON"),
         ({"path": "p", "code": "c", "metdata": {}}, "entry: there is no key 'metdata'; the keys are code, language,"),
     ],

@@ -1,0 +1,387 @@
+"""
+Concurrent calls about single rows of any table share statements: what they are made of, by table and shape.
+
+The contract is that of batching.py. A table whose rows come back in no known order (a trigger may drop some), or whose
+keys PostgreSQL compares otherwise than Python, is spoken to one call at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from .batching import LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement
+from .columns import Column, Table
+from .connect_db import Connection, Record, perform
+from .exceptions import InvalidDataError, RepositoryError
+from .ids import uuid7
+from .query import (
+    Built,
+    build_delete,
+    build_delete_shared,
+    build_get,
+    build_get_shared,
+    build_insert,
+    build_insert_many,
+    build_update,
+    build_update_shared,
+    build_upsert,
+    write_upsert,
+)
+
+Item = TypeVar("Item")
+Row = Record | None
+_EVERYTHING = 2**62  # bytes: no limit
+_UPSERT_ATTEMPTS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class RowStatement(Generic[Item]):
+    """
+    What calls of one kind and shape have in common; *built* says how to read their rows.
+
+    *columns* are those whose values a call gives, in order; *shares* False: each call speaks for itself.
+    """
+
+    shared: SharedStatement[Item, Row]
+    built: Built
+    columns: tuple[Column, ...]
+    shares: bool
+    own_key: Column | None = None
+
+    def call(self, item: Item, conn: Connection | None) -> Awaitable[Row]:
+        """The row for *item*, None where there is none; raises as `perform` does."""
+        statement = self.shared
+        if conn is None and self.shares:
+            return statement.call(item, None)
+        return perform(
+            lambda c: statement.alone(c, item),
+            conn=conn,
+            kind=RepositoryError,
+            doing=statement.doing(item),
+            changes=statement.changes,
+            repeatable=statement.repeatable,
+        )
+
+    def encode(self, values: Iterable[Any]) -> tuple[Any, ...]:
+        """The values of a call as they are sent, with a new key where the client makes it."""
+        encoded = [column.encode(value) for column, value in zip(self.columns, values, strict=True)]
+        return (*encoded, uuid7()) if self.own_key is not None else tuple(encoded)
+
+
+def _pair(build: Callable[[bool], Built]) -> Callable[[Connection], Built]:
+    """Outside of a transaction the statement that notices new columns, inside the one that does not fail for them."""
+    guarded, plain = build(True), build(False)
+    return lambda c: plain if c.is_in_transaction() else guarded
+
+
+def _as_read(key: Column) -> Callable[[Any], Any]:
+    return str if key.type.label == "uuid" else lambda value: value
+
+
+def _lists(columns: Sequence[Column], items: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [column.type.to_list(list(values)) for column, values in zip(columns, zip(*items, strict=True), strict=True)]
+
+
+def _bytes(values: Iterable[Any]) -> int:
+    """About how long *values* are on the line."""
+    return sum(
+        len(value) if isinstance(value, str | bytes) else 8 + _bytes(value) if isinstance(value, list) else 16
+        for value in values
+    )
+
+
+# --- read
+
+
+def row_by_id(table: Table) -> RowStatement[Any]:
+    """Read the row under a key."""
+    return table.statement("get", lambda: _row_by_id(table))
+
+
+def _row_by_id(table: Table) -> RowStatement[Any]:
+    key = table.id_column
+    one = _pair(lambda guarded: build_get(table, key, guarded=guarded))
+    many = build_get_shared(table, key)
+    as_read = _as_read(key)
+
+    async def alone(c: Connection, value: Any) -> Row:
+        return await c.fetchrow(one(c).sql, value)
+
+    async def run(c: Connection, keys: Sequence[Any], limits: Limits) -> list[Row | NotYet]:
+        found = {row[key.name]: row for row in await c.fetch(many.sql, keys, limits.answer_bytes)}
+        rows = [found.get(as_read(value)) for value in keys]
+        return [row if row is None or row["__fits"] else NOT_YET for row in rows]
+
+    shared: SharedStatement[Any, Row] = SharedStatement(
+        run, alone=alone, kind=RepositoryError, doing=lambda _: f"read a row of table {table.name!r}", changes=False
+    )
+    return RowStatement(shared, many, (key,), table.shares)
+
+
+# --- insert
+
+
+def _written(table: Table, names: Iterable[str]) -> list[Column]:
+    columns = table.match_all(names)
+    for column in columns:
+        if not column.is_written:
+            raise column.refusal("is made by the server alone (GENERATED ALWAYS): leave it out")
+    return columns
+
+
+def written_columns(table: Table, names: tuple[str, ...]) -> tuple[list[Column], Column | None]:
+    """The columns that a row with *names* is stored in, and the one whose values the client makes, if it does."""
+    columns = _written(table, names)
+    own_key = table.own_key
+    return columns, None if own_key is None or own_key in columns else own_key
+
+
+def given_key(table: Table, columns: Sequence[Column]) -> tuple[int, ...]:
+    """Where in *columns* the first unique key lies whose columns are all there; () if none is."""
+    names = [column.name for column in columns]
+    for key in table.keys:
+        if key.columns and set(key.columns) <= set(names):
+            return tuple([names.index(name) for name in key.columns])
+    return ()
+
+
+def _key_of(places: tuple[int, ...]) -> Callable[[tuple[Any, ...]], Hashable] | None:
+    return (lambda item: tuple([str(item[place]) for place in places])) if places else None
+
+
+def new_row(table: Table, names: tuple[str, ...]) -> RowStatement[tuple[Any, ...]]:
+    """Store a row with values for *names*."""
+    return table.statement(("insert", names), lambda: _new_row(table, names))
+
+
+def _new_row(table: Table, names: tuple[str, ...]) -> RowStatement[tuple[Any, ...]]:
+    columns, own_key = written_columns(table, names)
+    stored = [*columns, own_key] if own_key is not None else columns
+    one = _pair(lambda guarded: build_insert(table, stored, own_key, guarded=guarded))
+    many = build_insert_many(table, stored, own_key, LOCK_GUARD, returning=True) if stored else one
+    places = given_key(table, columns)
+    read = row_by_id(table).shared if own_key is not None else None
+
+    async def alone(c: Connection, item: tuple[Any, ...]) -> Row:
+        row = await c.fetchrow(one(c).sql, *item)
+        if row is None and read is not None:
+            # a repetition, whose first attempt was done although its answer was lost, finds its own row
+            row = await read.alone(c, item[-1])
+        if row is None:
+            raise _dropped(table)
+        return row
+
+    async def run(c: Connection, items: Sequence[tuple[Any, ...]], limits: Limits) -> list[Row]:
+        order = sorted(range(len(items)), key=lambda number: [str(items[number][place]) for place in places])
+        lists = _lists(stored, [items[number] for number in order])
+        rows = await c.fetch(cast("Built", many).sql, limits.lock_timeout, *lists)
+        if own_key is None:
+            if len(rows) < len(items):
+                raise _dropped(table)
+            found: dict[Any, Record] = dict(zip(order, rows, strict=True))
+            return [found[number] for number in range(len(items))]
+        if len(rows) < len(items):
+            rows += await c.fetch(build_get_shared(table, own_key).sql, [item[-1] for item in items], _EVERYTHING)
+        found = {row[own_key.name]: row for row in rows}
+        if len(found) < len(items):
+            raise _dropped(table)
+        return [found[str(item[-1])] for item in items]
+
+    shared: SharedStatement[tuple[Any, ...], Row] = SharedStatement(
+        run,
+        alone=alone,
+        kind=RepositoryError,
+        doing=lambda _: f"store a row in table {table.name!r}",
+        changes=True,
+        repeatable=own_key is not None,
+        key=_key_of(places),
+        size=_bytes,
+    )
+    shares = bool(stored) and not table.may_drop_rows
+    return RowStatement(shared, one_of(one, many), tuple(columns), shares, own_key)
+
+
+def one_of(one: Callable[[Connection], Built], many: Built | Callable[[Connection], Built]) -> Built:
+    """What reads the rows of both: they return the same columns."""
+    return many if isinstance(many, Built) else one(cast("Connection", _Outside()))
+
+
+class _Outside:
+    """Stands for a connection that is in no transaction."""
+
+    def is_in_transaction(self) -> bool:
+        return False
+
+
+def _dropped(table: Table) -> RepositoryError:
+    return RepositoryError(
+        f"cannot store a row in table {table.name!r}: the server did not return it (a trigger, a rule or a row policy?)"
+    )
+
+
+# --- update and delete by key
+
+
+def changed_row(table: Table, names: tuple[str, ...]) -> RowStatement[tuple[Any, ...]]:
+    """Give the row under a key the values of *names*; an item is the key, then the values."""
+    return table.statement(("update", names), lambda: _changed_row(table, names))
+
+
+def _changed_row(table: Table, names: tuple[str, ...]) -> RowStatement[tuple[Any, ...]]:
+    key = table.id_column
+    columns = _written(table, names)
+    if not columns:
+        raise InvalidDataError(f"there is nothing to update in table {table.name!r}: no values are given")
+    shape = ("$eq", key.name, None)
+    one = _pair(lambda guarded: build_update(table, columns, shape, returning=True, guarded=guarded))
+    many = build_update_shared(table, columns, key, LOCK_GUARD)
+
+    async def alone(c: Connection, item: tuple[Any, ...]) -> Row:
+        return await c.fetchrow(one(c).sql, *item[1:], item[0])
+
+    async def run(c: Connection, items: Sequence[tuple[Any, ...]], limits: Limits) -> list[Row]:
+        rows = await c.fetch(many.sql, limits.lock_timeout, *_lists([key, *columns], items))
+        found = {row["__number"]: row for row in rows}
+        return [found.get(number) for number in range(1, len(items) + 1)]
+
+    shared: SharedStatement[tuple[Any, ...], Row] = SharedStatement(
+        run,
+        alone=alone,
+        kind=RepositoryError,
+        doing=lambda _: f"update a row of table {table.name!r}",
+        changes=True,
+        repeatable=not table.has_triggers,
+        key=lambda item: item[0],
+        size=_bytes,
+    )
+    return RowStatement(shared, many, (key, *columns), table.shares and key not in columns)
+
+
+def deleted_row(table: Table) -> RowStatement[Any]:
+    """Delete the row under a key."""
+    return table.statement("delete", lambda: _deleted_row(table))
+
+
+def _deleted_row(table: Table) -> RowStatement[Any]:
+    key = table.id_column
+    shape = ("$eq", key.name, None)
+    one = _pair(lambda guarded: build_delete(table, shape, returning=True, guarded=guarded))
+    many = build_delete_shared(table, key, LOCK_GUARD)
+
+    async def alone(c: Connection, value: Any) -> Row:
+        return await c.fetchrow(one(c).sql, value)
+
+    async def run(c: Connection, keys: Sequence[Any], limits: Limits) -> list[Row]:
+        found = {row["__number"]: row for row in await c.fetch(many.sql, limits.lock_timeout, keys)}
+        return [found.get(number) for number in range(1, len(keys) + 1)]
+
+    # not repeatable: a repetition could delete a row that somebody stored under the same key meanwhile
+    shared: SharedStatement[Any, Row] = SharedStatement(
+        run,
+        alone=alone,
+        kind=RepositoryError,
+        doing=lambda _: f"delete a row of table {table.name!r}",
+        changes=True,
+        repeatable=False,
+        key=lambda value: value,
+    )
+    return RowStatement(shared, many, (key,), table.shares)
+
+
+# --- upsert
+
+
+def conflict_key(table: Table, names: tuple[str, ...], columns: Sequence[Column]) -> list[Column]:
+    """
+    The columns that *names* mean, which have values and a unique key of their own; by default the primary key.
+
+    Raises `InvalidDataError` where they have not.
+    """
+    key = table.match_all(names or table.primary_key)
+    missing = [column.name for column in key if column not in columns]
+    if missing:
+        raise InvalidDataError(f"the key of an upsert needs values: {', '.join(missing)} of table {table.name!r}")
+    if {column.name for column in key} not in [set(each.columns) for each in table.keys] or not key:
+        known = "; ".join(", ".join(each.columns) for each in table.keys) or "none"
+        wanted = ", ".join(column.name for column in key) or "nothing"
+        raise InvalidDataError(f"table {table.name!r} has no unique key on {wanted}; its unique keys: {known}")
+    return key
+
+
+def upserted_row(table: Table, names: tuple[str, ...], conflict: tuple[str, ...]) -> RowStatement[tuple[Any, ...]]:
+    """Store a row with values for *names*, or put them into the one with the same values of *conflict*."""
+    return table.statement(("upsert", names, conflict), lambda: _upserted_row(table, names, conflict))
+
+
+def _upserted_row(table: Table, names: tuple[str, ...], conflict: tuple[str, ...]) -> RowStatement[tuple[Any, ...]]:
+    columns, own_key = written_columns(table, names)
+    key = conflict_key(table, conflict, columns)
+    stored = [*columns, own_key] if own_key is not None else columns
+    clause = write_upsert(table, columns, key, own_key)
+    one = _pair(lambda guarded: build_upsert(table, stored, key, own_key, guarded=guarded))
+    many = build_insert_many(table, stored, None, LOCK_GUARD, returning=True, conflict=clause)
+    places = tuple([columns.index(column) for column in key])
+    in_steps = _upsert_in_steps(table, columns, stored, key) if table.kind != "r" else None
+
+    async def alone(c: Connection, item: tuple[Any, ...]) -> Row:
+        row = await (c.fetchrow(one(c).sql, *item) if in_steps is None else in_steps(c, item))
+        if row is None:
+            raise _dropped(table)
+        return row
+
+    async def run(c: Connection, items: Sequence[tuple[Any, ...]], limits: Limits) -> list[Row]:
+        order = sorted(range(len(items)), key=lambda number: [str(items[number][place]) for place in places])
+        rows = await c.fetch(many.sql, limits.lock_timeout, *_lists(stored, [items[number] for number in order]))
+        if len(rows) < len(items):
+            raise _dropped(table)
+        found = dict(zip(order, rows, strict=True))
+        return [found[number] for number in range(len(items))]
+
+    shared: SharedStatement[tuple[Any, ...], Row] = SharedStatement(
+        run,
+        alone=alone,
+        kind=RepositoryError,
+        doing=lambda _: f"store a row in table {table.name!r}",
+        changes=True,
+        repeatable=not table.has_triggers,
+        key=_key_of(places),
+        size=_bytes,
+    )
+    known = all(column.sorts_by_bytes for column in key)
+    return RowStatement(shared, many, tuple(columns), in_steps is None and known and not table.may_drop_rows, own_key)
+
+
+def _upsert_in_steps(
+    table: Table, columns: Sequence[Column], stored: Sequence[Column], key: Sequence[Column]
+) -> Callable[[Connection, tuple[Any, ...]], Awaitable[Row]]:
+    """An upsert for tables whose rows do not tell whether they are new (partitioned ones): insert, else update."""
+    names = ", ".join(column.sql for column in key)
+    insert = build_insert_many(
+        table, stored, None, "", returning=True, conflict=f"\n    ON CONFLICT ({names}) DO NOTHING"
+    )
+    shape = ("and", tuple([("$eq", column.name, None) for column in key]))
+    changed = [column for column in columns if column not in key] or list(key)
+    update = build_update(table, changed, shape, returning=True, guarded=False)
+
+    async def upsert(c: Connection, item: tuple[Any, ...]) -> Row:
+        values = dict(zip([column.name for column in stored], item, strict=True))
+        arguments = [values[column.name] for column in (*changed, *key)]
+        for _ in range(_UPSERT_ATTEMPTS):
+            row = await c.fetchrow(
+                insert.sql.replace("RETURNING ", "RETURNING true AS __inserted, "), *_lists(stored, [item])
+            )
+            row = row or await c.fetchrow(
+                update.sql.replace("RETURNING ", "RETURNING false AS __inserted, "), *arguments
+            )
+            if row is not None:
+                return row
+        return None
+
+    return upsert
+
+
+def _telling(built: Built, inserted: bool) -> str:
+    head, returning, tail = built.sql.rpartition("\nRETURNING ")
+    return f"{head}{returning}{'true' if inserted else 'false'} AS __inserted, {tail}"
