@@ -27,6 +27,7 @@ from database import (
     RepositoryError,
     Settings,
     close_connection_pool,
+    get_connection_pool,
 )
 from database import repository as db
 from database.settings import configure
@@ -598,6 +599,34 @@ async def test_updates_of_one_row_come_one_after_the_other() -> None:
     rows = await asyncio.gather(*(db.update_by_id("items", item["id"], {"quantity": n}) for n in range(100)))
     assert [row["quantity"] for row in rows] == list(range(100))
     assert (await db.get_by_id("items", item["id"]))["quantity"] == 99
+
+
+async def test_a_locked_row_holds_up_only_who_needs_it() -> None:
+    """Updates, upserts and deletions of other rows that are made at the same moment go on."""
+    ids = [row["id"] for row in await db.insert_many("items", [{"quantity": n} for n in range(60)], returning=True)]
+    async with database.get_db_transaction() as conn:
+        await conn.execute("SELECT FROM items WHERE id = $1 FOR UPDATE", ids[7])
+        updates = [asyncio.create_task(db.update_by_id("items", id_, {"name": "x"})) for id_ in ids[:20]]
+        deletions = [asyncio.create_task(db.delete_by_id("items", id_)) for id_ in [ids[7], *ids[20:40]]]
+        upserts = [asyncio.create_task(db.upsert("items", {"id": id_, "name": "y"})) for id_ in [ids[7], *ids[40:]]]
+        free = [*updates[:7], *updates[8:], *deletions[1:], *upserts[1:]]
+        async with asyncio.timeout(20):
+            await asyncio.gather(*free)
+        held = [updates[7], deletions[0], upserts[0]]
+        assert not any(task.done() for task in held)
+    await asyncio.gather(*held, return_exceptions=True)
+    assert await db.count("items", {"name": "x"}) >= 19
+
+
+async def test_without_sharing_the_results_are_the_same(database: Settings) -> None:
+    """DB_BATCHING=off sends every call by itself."""
+    configure(database.model_copy(update={"batching": "off"}))
+    await close_connection_pool()
+    rows = await asyncio.gather(*(db.insert("items", {"quantity": n}) for n in range(30)))
+    assert [row["quantity"] for row in rows] == list(range(30))
+    assert await asyncio.gather(*(db.get_by_id("items", row["id"]) for row in rows)) == rows
+    pool = await get_connection_pool()
+    assert not pool.companions
 
 
 async def test_a_trigger_that_drops_rows_is_noticed() -> None:
