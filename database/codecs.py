@@ -54,8 +54,13 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 
 def encode_json(value: Any) -> str:
+    """*value* as JSON text; raises `ValueError` for NaN and infinity and `TypeError` for what JSON does not know."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encode_objects(value: Any) -> str:
     """
-    *value* as JSON text.
+    As `encode_json`, for more than JSON knows.
 
     Models and dataclasses become objects, sets arrays, dates and times ISO 8601, UUID, Decimal and IP addresses text.
     Raises `ValueError` for NaN and infinity and `TypeError` for what nothing in JSON stands for.
@@ -81,8 +86,7 @@ def encode_metadata(metadata: Mapping[str, Any] | None, kind: type[DatabaseError
         return encode_json(dict(metadata))
     except (TypeError, ValueError, RecursionError) as exc:
         raise kind(
-            f"the metadata of {owner} is not JSON: use dict, list, str, int, float (not NaN), bool, None, dates, UUID, "
-            "Decimal, models and dataclasses",
+            f"the metadata of {owner} is not JSON: use dict, list, str, int, float (not NaN), bool and None",
             original_error=exc,
         ) from exc
 
@@ -92,7 +96,7 @@ _JSONB_VERSION = b"\x01"
 
 
 def _to_json(value: Any) -> bytes:
-    return (value if type(value) is JsonText else encode_json(value)).encode()
+    return (value if type(value) is JsonText else encode_objects(value)).encode()
 
 
 def _to_jsonb(value: Any) -> bytes:

@@ -23,7 +23,7 @@ from asyncpg import Range, Record
 from asyncpg.pgproto import pgproto
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from .codecs import JsonText, decode_json, encode_json
+from .codecs import JsonText, decode_json, encode_objects
 from .query import quote_identifier
 
 
@@ -368,7 +368,7 @@ def _json(binary: bool) -> Coerce:
         if value is JSON_NULL:
             return JsonText("null")
         try:
-            text = encode_json(value)
+            text = encode_objects(value)
         except (TypeError, ValueError, RecursionError) as exc:
             raise UnfitError(f"needs JSON: {_json_reason(exc)}") from exc
         if binary and "\\u0000" in text and _JSON_NUL.search(text):
