@@ -41,6 +41,7 @@ Result = TypeVar("Result")
 _WIDTH = 2
 # A call waits for so long behind statements of others; then its own is sent beside them.
 _PATIENCE = 0.05
+# So many waiting calls are shared out over the free slots; fewer go together, for each statement has its own price.
 _SPLIT = 32
 _LOCK_TIMEOUT = "250ms"
 
@@ -140,6 +141,10 @@ class SharedStatement(Generic[Item, Result]):
             if pool.settings.batching == "on":
                 lane = pool.companions.setdefault(self, Lane(pool, self))
                 return await cast("Lane[Item, Result]", lane).call(item)
+        return await self.perform_alone(item, conn)
+
+    async def perform_alone(self, item: Item, conn: Connection | None) -> Result:
+        """As `call`, shared with nobody."""
         return await perform(
             lambda connection: self.alone(connection, item),
             conn=conn,

@@ -50,12 +50,14 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
+# one encoder each: `json.dumps` with these arguments would make one for every value
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode_objects = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 
 
 def encode_json(value: Any) -> str:
     """*value* as JSON text; raises `ValueError` for NaN and infinity and `TypeError` for what JSON does not know."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _encode(value)
 
 
 def encode_objects(value: Any) -> str:
@@ -65,7 +67,7 @@ def encode_objects(value: Any) -> str:
     Models and dataclasses become objects, sets arrays, dates and times ISO 8601, UUID, Decimal and IP addresses text.
     Raises `ValueError` for NaN and infinity and `TypeError` for what nothing in JSON stands for.
     """
-    return _encode(value)
+    return _encode_objects(value)
 
 
 _decode = json.JSONDecoder().raw_decode

@@ -100,7 +100,7 @@ async def perform(
     if conn is not None:
         check_open(conn, doing)
         inside = conn.is_in_transaction()
-        try:
+        try:  # as `translated`, which would make a generator for each call
             return await work(conn)
         except Exception as exc:
             if isinstance(exc, DatabaseError) or not raised_by_driver(exc):

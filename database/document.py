@@ -266,8 +266,8 @@ async def upsert_document(
     Store a document, or replace what is under its code; the document and its `status`.
 
     `status` is "inserted", "updated" or "unchanged"; unchanged, nothing was written (or the answer to the update was
-    lost, and its repetition found it done). *metadata* and *language* that are
-    not given stay as they are. Raises as `insert_document`.
+    lost, and its repetition found it done). *metadata* and *language* that are not given stay as they are. Raises as
+    `insert_document`.
     """
     document = {"name": name, "code": code, "content": content, "metadata": metadata, "language": language}
     keep = frozenset({"source"} | {column for column, value in document.items() if value is None})

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from .batching import LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement
+from .batching import LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement, bytes_of
 from .columns import Column, Table
-from .connect_db import Connection, Record, perform
+from .connect_db import Connection, Record
 from .exceptions import InvalidDataError, RepositoryError
 from .ids import uuid7
 from .query import (
@@ -52,17 +52,9 @@ class RowStatement(Generic[Item]):
 
     def call(self, item: Item, conn: Connection | None) -> Awaitable[Row]:
         """The row for *item*, None where there is none; raises as `perform` does."""
-        statement = self.shared
         if conn is None and self.shares:
-            return statement.call(item, None)
-        return perform(
-            lambda c: statement.alone(c, item),
-            conn=conn,
-            kind=RepositoryError,
-            doing=statement.doing(item),
-            changes=statement.changes,
-            repeatable=statement.repeatable,
-        )
+            return self.shared.call(item, None)
+        return self.shared.perform_alone(item, conn)
 
     def encode(self, values: Iterable[Any]) -> tuple[Any, ...]:
         """The values of a call as they are sent, with a new key where the client makes it."""
@@ -85,11 +77,16 @@ def _lists(columns: Sequence[Column], items: Sequence[tuple[Any, ...]]) -> list[
 
 
 def _bytes(values: Iterable[Any]) -> int:
-    """About how long *values* are on the line."""
-    return sum(
-        len(value) if isinstance(value, str | bytes) else 8 + _bytes(value) if isinstance(value, list) else 16
-        for value in values
-    )
+    """About how long *values* are on the line, at the most."""
+    length = 0
+    for value in values:
+        if isinstance(value, str):
+            length += bytes_of(value)
+        elif isinstance(value, bytes):
+            length += len(value)
+        else:
+            length += 8 + _bytes(value) if isinstance(value, list) else 16
+    return length
 
 
 # --- read

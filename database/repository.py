@@ -181,10 +181,6 @@ async def _write(conn: Connection | None, doing: str, work: Callable[[Connection
     return await perform(work, conn=conn, kind=RepositoryError, doing=doing, changes=True, repeatable=False)
 
 
-def _names(names: Names | None) -> tuple[str, ...]:
-    return split_names(names)
-
-
 def _order(order_by: Names | None) -> str | tuple[str, ...] | None:
     return order_by if order_by is None or isinstance(order_by, str) else split_names(order_by)
 
@@ -229,7 +225,7 @@ async def fetch(
         paged = limit is not None or offset is not None or after is not None
         nulls, behind = (None, []) if after is None else _after(known, order_by, after)
         wanted = Selection(
-            columns=_names(columns),
+            columns=split_names(columns),
             where=shape,
             order_by=_order(order_by),
             limit=limit is not None,
@@ -286,7 +282,7 @@ async def fetch_one(
 
     async def work(known: Table) -> M | None:
         wanted = Selection(
-            columns=_names(columns), where=shape, order_by=_order(order_by), limit=True, total=order_by is not None,
+            columns=split_names(columns), where=shape, order_by=_order(order_by), limit=True, total=order_by is not None,
             guarded=_guarded(conn),
         )  # fmt: skip
         rows = await _select(known, wanted, [*values, 1], model, conn)
@@ -311,15 +307,10 @@ async def get_by_id(
     table: str, id: Any, *, schema: str = "public", model: type[M] | None = None, conn: Connection | None = None
 ) -> M:
     """The row whose primary key is *id*; raises `RecordNotFoundError` if there is none."""
-
-    def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
-        statement = row_by_id(known)
-        return statement, _key(statement.columns[0], id)
-
-    row = await _row(table, schema, conn, model, prepare, finish_row)
+    row = await get_by_id_or_none(table, id, schema=schema, model=model, conn=conn)
     if row is None:
         raise _not_found(table)
-    return cast("M", row)
+    return row
 
 
 def _key(column: Column, value: Any) -> Any:
@@ -468,7 +459,7 @@ async def fetch_page(
 
     async def work(known: Table) -> dict[str, Any]:
         wanted = Selection(
-            columns=_names(columns), where=shape, order_by=_order(order_by), total=True, guarded=_guarded(conn)
+            columns=split_names(columns), where=shape, order_by=_order(order_by), total=True, guarded=_guarded(conn)
         )
         built = known.query(("page", wanted), lambda: build_page(known, wanted))
         arguments = built.arguments([*values, page_size, offset])
@@ -505,7 +496,7 @@ async def iterate(
     iterator is closed (`contextlib.aclosing` does so where the loop is left early).
     """
     shape, values = read_where(where)
-    wanted = Selection(columns=_names(columns), where=shape, order_by=_order(order_by), guarded=False)
+    wanted = Selection(columns=split_names(columns), where=shape, order_by=_order(order_by), guarded=False)
 
     async def work(known: Table) -> tuple[str, Built, list[Any]]:
         built = known.query(("select", wanted), lambda: build_select(known, wanted))
@@ -624,7 +615,7 @@ async def upsert(
     stay as they are. Raises as `insert`.
     """
     given = read_row(values)
-    names, conflict = tuple(given), _names(conflict_columns)
+    names, conflict = tuple(given), split_names(conflict_columns)
 
     def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
         statement = upserted_row(known, names, conflict)
@@ -868,7 +859,7 @@ async def upsert_many(
     With *returning* True, the rows as `upsert` returns them, in the order given. Raises `InvalidDataError` where two of
     them have the same key, else as `insert`.
     """
-    given, conflict = _listed(rows), _names(conflict_columns)
+    given, conflict = _listed(rows), split_names(conflict_columns)
 
     async def work(known: Table) -> list[Any] | int:
         groups = []

@@ -229,8 +229,6 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist(page: str) -> None:
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
     """No page is hidden."""
-    if "README.md" not in PAGES:
-        pytest.skip("there is no README.md")
     seen: set[Path] = set()
     waiting = [ROOT / "README.md"]
     while waiting:
