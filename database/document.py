@@ -311,7 +311,7 @@ async def get_document_by_code(code: str, *, conn: Connection | None = None) -> 
     if len(str(code)) > MAX_CODE:
         return None
     row = await _get.call(code, conn)
-    return None if row is None else _document(row)
+    return None if row is None else _whole_document(row)
 
 
 _GET_MANY = f"""
@@ -326,7 +326,7 @@ async def get_documents_by_codes(codes: Sequence[str], *, conn: Connection | Non
     check_codes(codes)
     rows = await _read(conn, f"read {len(codes)} documents", lambda c: c.fetch(_GET_MANY, list(codes)))
     found = {row["code"]: row for row in rows}
-    return [_document(found[code]) for code in codes if code in found]
+    return [_whole_document(found[code]) for code in codes if code in found]
 
 
 # Newest first: ids are made in the order of time. (id, code) because that is the primary key; with the table's name,
@@ -673,6 +673,22 @@ def _document(row: Record, **more: Any) -> Document:
         return values
     values |= more
     return {key: values[key] for key in (*_KEYS, *more) if key in values}
+
+
+def _whole_document(row: Record) -> Document:
+    """As `_document`, for a row of exactly `_COLUMNS`; spelled out it takes half the time, which readers feel."""
+    id, name, code, content, metadata, language, source, created_at, updated_at = row
+    return {
+        "id": id,
+        "name": name,
+        "code": code,
+        "content": content,
+        "metadata": decode_json(metadata),
+        "language": language,
+        "source": source,
+        "created_at": created_at,
+        "updated_at": updated_at,
+    }
 
 
 def _named(code: object) -> str:
