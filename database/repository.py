@@ -282,9 +282,13 @@ async def fetch_one(
 
     async def work(known: Table) -> M | None:
         wanted = Selection(
-            columns=split_names(columns), where=shape, order_by=_order(order_by), limit=True, total=order_by is not None,
+            columns=split_names(columns),
+            where=shape,
+            order_by=_order(order_by),
+            limit=True,
+            total=order_by is not None,
             guarded=_guarded(conn),
-        )  # fmt: skip
+        )
         rows = await _select(known, wanted, [*values, 1], model, conn)
         return rows[0] if rows else None
 
