@@ -12,6 +12,9 @@ demo: $(VENV)/demo.ok
 test: $(VENV)/dev.ok
 	$(BIN)/python -m pytest -n $(JOBS)
 
+test-pooler: $(VENV)/dev.ok
+	TEST_POOLER=transaction $(BIN)/python -m pytest -n $(JOBS) $(THROUGH_POOLER)
+
 fuzz: $(VENV)/dev.ok
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-34000} $(BIN)/python -m pytest -n $(JOBS) --timeout 7200 tests/test_injection.py
 

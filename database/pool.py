@@ -36,6 +36,7 @@ from .exceptions import (
     reason,
     sqlstate_of,
 )
+from .pooler import LeavesNothingBehind
 from .settings import Settings, redact
 
 log = logging.getLogger("database")
@@ -106,6 +107,13 @@ class PooledConnection(_AsyncpgConnection):
     def get_reset_query(self) -> str:
         """What makes the session as good as new."""
         return _RESET_QUERY
+
+
+class ConnectionBehindPooler(LeavesNothingBehind, PooledConnection):
+    """A connection to a pooler in transaction mode; *transaction_settings* are SQL that each BEGIN is sent with."""
+
+    __slots__ = ("transaction_settings",)
+    transaction_settings: str
 
 
 class Companion(Protocol):
@@ -380,8 +388,10 @@ class Pool:
         """A connection that the pool does not count: the caller closes it. Raises what the driver raises."""
         settings = self.settings
         server_settings = {"application_name": settings.application_name}
-        if settings.statement_timeout is not None:
-            server_settings["statement_timeout"] = str(max(1, round(settings.statement_timeout * 1000)))
+        limit = None if settings.statement_timeout is None else max(1, round(settings.statement_timeout * 1000))
+        pooled = settings.pooler == "transaction"
+        if limit is not None and not pooled:  # a pooler refuses connections that bring settings
+            server_settings["statement_timeout"] = str(limit)
         async with asyncio.timeout(timeout):
             dsn = await self._address()
             self.redacted_url = redact(dsn)
@@ -390,10 +400,14 @@ class Pool:
                 timeout=timeout,
                 command_timeout=settings.command_timeout,
                 server_settings=server_settings,
-                connection_class=PooledConnection,
+                connection_class=ConnectionBehindPooler if pooled else PooledConnection,
+                statement_cache_size=0 if pooled else 100,
                 ssl=_tls_context(dsn),
             )
             try:
+                if pooled:  # asyncpg takes any connection for an instance of any class
+                    settle = "" if limit is None else f" SET LOCAL statement_timeout = {limit};"
+                    cast("ConnectionBehindPooler", connection).transaction_settings = settle
                 _keep_alive(connection)
                 await register_codecs(connection)
             except BaseException:

@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     statement_timeout: _Seconds | None = Field(default=None, validation_alias="DB_STATEMENT_TIMEOUT")
     max_idle: _Seconds = Field(default=300, validation_alias="DB_MAX_IDLE")
     max_lifetime: _Seconds = Field(default=3600, validation_alias="DB_MAX_LIFETIME")
+    pooler: Literal["none", "transaction"] = Field(default="none", validation_alias="DB_POOLER")
     batching: Literal["on", "off"] = Field(default="on", validation_alias="DB_BATCHING")
     batch_max_rows: int = Field(default=256, ge=1, validation_alias="DB_BATCH_MAX_ROWS")
     batch_max_bytes: int = Field(default=4 * 2**20, ge=1, validation_alias="DB_BATCH_MAX_BYTES")
@@ -143,7 +144,7 @@ class Settings(BaseSettings):
             query["host"] = self.host or "localhost"
             if self.port:
                 query.setdefault("port", str(self.port))
-        by_place = "prefer" if _is_local(hosts, query.get("host")) else "verify-full"
+        by_place = "prefer" if _is_local(hosts or query.get("host", "")) else "verify-full"
         query.setdefault("sslmode", self.sslmode or by_place)
         if self.sslrootcert:
             query.setdefault("sslrootcert", str(self.sslrootcert))
@@ -212,9 +213,9 @@ def _check_url(url: str) -> None:
         raise ValueError(f"unknown sslmode; it must be one of {', '.join(_SSL_MODES)}")
 
 
-def _is_local(hosts: str, query_host: str | None) -> bool:
-    """True where every host is a unix socket or a loopback address."""
-    return all(_is_local_host(host) for host in (query_host or hosts).split(","))
+def _is_local(hosts: str) -> bool:
+    """True where every one of *hosts* is a unix socket or a loopback address."""
+    return all(_is_local_host(host) for host in hosts.split(","))
 
 
 def _is_local_host(host: str) -> bool:

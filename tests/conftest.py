@@ -2,6 +2,7 @@
 A real server for every test, and a database of its own for each that asks for one.
 
 The embedded server, in a directory of this test run, shared by all its processes; TEST_DATABASE_URL names another.
+With TEST_POOLER=transaction the package reaches it through a PgBouncer of each process.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -21,6 +23,10 @@ import database as db
 from database import embedded
 from database.settings import Settings, configure
 
+from .pgbouncer import pgbouncer
+
+_POOLER = os.environ.get("TEST_POOLER")
+_pooler_urls: dict[str, str] = {}  # by that of the server
 _VARIABLES = ("DATABASE_URL", "POSTGRES_", "PG", "DB_")
 
 
@@ -38,13 +44,25 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server on which the tests may make databases."""
     url = os.environ.get("TEST_DATABASE_URL")
     if url:
-        yield url
+        with _behind_pooler(url):
+            yield url
         return
     base = tmp_path_factory.getbasetemp()
     # under pytest-xdist, the workers' directories lie in one that they share
     directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "server"
-    yield asyncio.run(embedded.start(directory))
+    url = asyncio.run(embedded.start(directory))
+    with _behind_pooler(url):
+        yield url
     asyncio.run(embedded.stop(directory))
+
+
+@contextmanager
+def _behind_pooler(url: str) -> Iterator[None]:
+    if _POOLER != "transaction":
+        yield
+        return
+    with pgbouncer(url) as _pooler_urls[url]:
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +103,12 @@ async def make_database(server_url: str, template: str) -> Settings:
     """A new database, which the package uses by default from now on."""
     name = f"test_{uuid.uuid4().hex}"
     await _administer(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    settings = Settings(database_url=database_url(server_url, name), min_connections=0, max_connections=10)
+    settings = Settings(
+        database_url=database_url(_pooler_urls.get(server_url, server_url), name),
+        pooler="transaction" if _POOLER == "transaction" else "none",
+        min_connections=0,
+        max_connections=10,
+    )
     configure(settings)
     return settings
 
