@@ -68,6 +68,7 @@ from .exceptions import (
     SchemaError,
 )
 from .ingestion import ingest_directory, ingest_files_batch, read_and_insert_md_file
+from .row_security import acting_as, enable_row_security
 from .settings import Settings, configure, get_settings
 
 __version__ = "2.0.0"
@@ -89,6 +90,7 @@ __all__ = [
     "RepositoryError",
     "SchemaError",
     "Settings",
+    "acting_as",
     "close_connection_pool",
     "configure",
     "database_lifespan",
@@ -97,6 +99,7 @@ __all__ = [
     "delete_document",
     "delete_thread_history",
     "embedded",
+    "enable_row_security",
     "execute_with_retry",
     "format_chat_history",
     "get_chat_message_by_id",

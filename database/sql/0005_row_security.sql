@@ -1,0 +1,81 @@
+-- migrate:up
+-- Roles belong to all databases of a server, so it may be there already.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgdatabase_user') THEN
+        BEGIN
+            CREATE ROLE pgdatabase_user NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL; -- somebody did so in another database meanwhile
+        END;
+    END IF;
+    IF NOT pg_has_role(current_user, 'pgdatabase_user', 'MEMBER') THEN
+        BEGIN
+            EXECUTE format('GRANT pgdatabase_user TO %I', current_user);
+        EXCEPTION WHEN insufficient_privilege THEN
+            NULL; -- only who acts as a user needs it
+        END;
+    END IF;
+END
+$$;
+
+CREATE FUNCTION acting_user_id() RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN nullif(current_setting('pgdatabase.user_id', true), '')::bigint;
+COMMENT ON FUNCTION acting_user_id IS 'The user of this transaction, NULL where it has none; see acting_as()';
+
+ALTER TABLE document ADD COLUMN user_id bigint DEFAULT acting_user_id();
+COMMENT ON COLUMN document.user_id IS 'Whose it is; NULL: everybody''s to read, and nobody''s to change who acts as a user';
+CREATE INDEX document_user_index ON document (user_id, id);
+
+-- In a subquery, so that it is looked up once and not for each row.
+ALTER TABLE document ENABLE ROW LEVEL SECURITY;
+CREATE POLICY document_of_user ON document
+    USING (user_id = (SELECT acting_user_id()))
+    WITH CHECK (user_id = (SELECT acting_user_id()));
+CREATE POLICY document_of_everybody ON document FOR SELECT
+    USING (user_id IS NULL AND (SELECT acting_user_id()) IS NOT NULL);
+
+ALTER TABLE chat_history ENABLE ROW LEVEL SECURITY;
+CREATE POLICY chat_history_of_user ON chat_history
+    USING (user_id = (SELECT acting_user_id()))
+    WITH CHECK (user_id = (SELECT acting_user_id()));
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON document, chat_history TO pgdatabase_user;
+
+DO $$
+BEGIN
+    IF to_regclass('document_section') IS NOT NULL THEN
+        ALTER TABLE document_section ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY document_section_of_user ON document_section
+            USING (EXISTS (SELECT FROM document
+                            WHERE document.id = document_id AND document.user_id = (SELECT acting_user_id())));
+        CREATE POLICY document_section_of_everybody ON document_section FOR SELECT
+            USING (EXISTS (SELECT FROM document WHERE document.id = document_id));
+        GRANT SELECT, INSERT, UPDATE, DELETE ON document_section TO pgdatabase_user;
+        GRANT SELECT ON document_head_state, document_head_lexeme, document_head_segment, document_head
+            TO pgdatabase_user;
+    END IF;
+END
+$$;
+
+-- migrate:down
+DO $$
+BEGIN
+    IF to_regclass('document_section') IS NOT NULL THEN
+        DROP POLICY document_section_of_user ON document_section;
+        DROP POLICY document_section_of_everybody ON document_section;
+        ALTER TABLE document_section DISABLE ROW LEVEL SECURITY;
+        REVOKE ALL ON document_section, document_head_state, document_head_lexeme, document_head_segment, document_head
+            FROM pgdatabase_user;
+    END IF;
+END
+$$;
+REVOKE ALL ON document, chat_history FROM pgdatabase_user;
+DROP POLICY chat_history_of_user ON chat_history;
+ALTER TABLE chat_history DISABLE ROW LEVEL SECURITY;
+DROP POLICY document_of_user ON document;
+DROP POLICY document_of_everybody ON document;
+ALTER TABLE document DISABLE ROW LEVEL SECURITY;
+ALTER TABLE document DROP COLUMN user_id;
+DROP FUNCTION acting_user_id;
