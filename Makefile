@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test check fuzz bench bench-quick bench-startup format clean
+.PHONY: demo test test-pooler check fuzz bench bench-quick bench-startup format clean
 
 demo: $(VENV)/demo.ok
 	@$(BIN)/python -m database demo $(if $(DOCS),"$(DOCS)")

@@ -63,7 +63,7 @@ def session_state_of(sql: str) -> SessionState | None:
 
 
 def _look(sql: str) -> SessionState | None:
-    plain = _NOT_SQL.sub(lambda found: " " if found["comment"] else found["name"] or "''", sql)
+    plain = _NOT_SQL.sub(_plainly, sql)
     if _LOCK.search(plain):
         return SessionState("a session's advisory lock", "use pg_advisory_xact_lock in a transaction")
     if _SET_CONFIG.search(plain):
@@ -73,6 +73,12 @@ def _look(sql: str) -> SessionState | None:
             if pattern.match(statement.strip()):
                 return state
     return None
+
+
+def _plainly(found: re.Match[str]) -> str:
+    if found["comment"]:
+        return " "
+    return "''" if found["name"] is None else re.sub(r"\W", "_", found["name"]) or "_"
 
 
 _look_up = lru_cache(maxsize=1024)(_look)

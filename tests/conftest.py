@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -27,7 +27,34 @@ from .pgbouncer import pgbouncer
 
 _POOLER = os.environ.get("TEST_POOLER")
 _pooler_urls: dict[str, str] = {}  # by that of the server
+# What these tests look at or set is a session of the server, which behind a pooler is not theirs.
+_ABOUT_SESSIONS = frozenset({
+    "test_a_forked_child_has_its_own_pool",
+    "test_a_lost_connection_ends_it_and_says_how_far_it_came",
+    "test_a_refused_connection_does_not_fail_those_who_can_be_served",
+    "test_a_seen_shape_is_the_same_sql",
+    "test_a_statement_timeout_is_an_error_of_ours",
+    "test_an_unknown_database_fails_at_once",
+    "test_clients_that_leave_mid_request",
+    "test_connection_commits_each_statement",
+    "test_discarding_all_does_not_break_the_next_statement",
+    "test_expired_connections_are_replaced",
+    "test_health_says_degraded_where_nothing_can_be_written",
+    "test_lifespan_opens_and_closes_the_pool",
+    "test_many_callers_with_much_text_do_not_eat_the_memory",
+    "test_nothing_of_a_session_outlives_the_block",
+    "test_pool_whose_connections_do_not_come_back",
+    "test_requests_that_are_cancelled",
+    "test_the_catalog_is_read_once",
+})  # fmt: skip
 _VARIABLES = ("DATABASE_URL", "POSTGRES_", "PG", "DB_")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Behind a pooler, leave out what is about sessions."""
+    for item in items if _POOLER == "transaction" else ():
+        if getattr(item, "originalname", item.name) in _ABOUT_SESSIONS:
+            item.add_marker(pytest.mark.skip(reason="is about a session of the server, which a pooler shares out"))
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +151,18 @@ async def drop_database(server_url: str, settings: Settings) -> None:
 def database_url(server_url: str, name: str) -> SecretStr:
     """The URL of the database *name* on the same server."""
     return SecretStr(urlunsplit(urlsplit(server_url)._replace(path="/" + quote(name, safe=""))))
+
+
+def direct_dsn(settings: Settings) -> str:
+    """The URL of the database of *settings* in the server itself, also where the package goes through a pooler."""
+    server_url = next((server for server, pooler in _pooler_urls.items() if _same(pooler, settings)), None)
+    if server_url is None:
+        return settings.dsn
+    return database_url(server_url, urlsplit(settings.dsn).path[1:]).get_secret_value()
+
+
+def _same(pooler_url: str, settings: Settings) -> bool:
+    return parse_qs(urlsplit(pooler_url).query)["host"] == parse_qs(urlsplit(settings.dsn).query).get("host")
 
 
 async def _administer(server_url: str, command: str) -> None:

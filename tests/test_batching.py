@@ -25,6 +25,8 @@ from tests.conftest import database_url
 from tests.proxy import Proxy, proxy_to
 from tests.running import run_program
 
+from .conftest import direct_dsn
+
 pytestmark = pytest.mark.usefixtures("database")
 
 NUL = "no \x00 here"
@@ -45,7 +47,7 @@ async def statements() -> int:
 @asynccontextmanager
 async def another_client(settings: Settings) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """A connection that has nothing to do with the package."""
-    connection = await asyncpg.connect(settings.dsn)
+    connection = await asyncpg.connect(direct_dsn(settings))
     try:
         yield connection
     finally:

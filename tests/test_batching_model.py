@@ -24,6 +24,8 @@ import database as db
 from database import Settings
 from database.settings import configure
 
+from .conftest import direct_dsn
+
 State = str | tuple[str, ...] | None
 UNANSWERED = object()
 REFUSED = object()
@@ -120,7 +122,7 @@ class Tables(RuleBasedStateMachine):
         self.names = itertools.count()
         self.saved: dict[str, tuple[str, str]] = {}  # thread and id by question
         self.was_closed = False
-        self.client: asyncpg.Connection[asyncpg.Record] = self.run(asyncpg.connect(database.dsn))
+        self.client: asyncpg.Connection[asyncpg.Record] = self.run(asyncpg.connect(direct_dsn(database)))
         self.lock: Any = None
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:

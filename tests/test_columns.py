@@ -12,11 +12,13 @@ import database
 from database import ColumnMatchError, InvalidDataError, RepositoryError, SchemaError, Settings
 from database import repository as db
 
+from .conftest import direct_dsn
+
 
 @pytest.fixture
 async def other(database: Settings) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """A connection that has nothing to do with the package: another process, as far as it can tell."""
-    connection = await asyncpg.connect(database.dsn)
+    connection = await asyncpg.connect(direct_dsn(database))
     await connection.execute("""
         CREATE TABLE users (
             id integer PRIMARY KEY,

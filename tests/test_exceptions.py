@@ -15,6 +15,8 @@ import database as db
 from database import Settings, exceptions
 from database.exceptions import Failure, classify, raised_by_driver, translate
 
+from .conftest import direct_dsn
+
 
 def test_the_tree_is_the_documented_one() -> None:
     """Every class is in the module's docstring, is exported by the package, and hangs where the picture shows it."""
@@ -161,7 +163,7 @@ def test_retryable_errors_stay_retryable(retryable: Callable[[], Exception]) -> 
 
 async def test_a_line_lost_between_two_messages_is_a_lost_connection(database: Settings) -> None:
     """Where asyncpg stumbles over its own closed connection, that is no bug of the caller's code."""
-    connection = await asyncpg.connect(database.dsn)
+    connection = await asyncpg.connect(direct_dsn(database))
     connection.terminate()
     with pytest.raises(AttributeError) as caught:
         # what follows a new statement, before it is executed

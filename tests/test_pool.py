@@ -23,6 +23,8 @@ from database import Settings, registry
 from database.settings import configure
 from tests.proxy import proxy_to
 
+from .conftest import direct_dsn
+
 
 async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
     """Wait until *condition* holds; fail after *seconds*."""
@@ -305,7 +307,7 @@ async def test_an_idle_pool_survives_the_loss_of_every_connection(database: Sett
             for _ in range(5):
                 group.create_task(pool.fetchval("SELECT pg_sleep(0.02)"))
         await until(lambda pool=pool: pool.get_idle_size() == pool.get_size())  # type: ignore[misc]
-        killer = await asyncpg.connect(database.dsn)
+        killer = await asyncpg.connect(direct_dsn(database))
         await killer.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -681,7 +683,7 @@ async def test_a_refused_connection_does_not_fail_those_who_can_be_served(databa
     """While the server takes no new connections, a caller waits for one that is in use, and gets it."""
     pool = await db.get_connection_pool()
     conn = await pool.acquire()
-    admin = await asyncpg.connect(database.dsn.replace(urlsplit(database.dsn).path, "/postgres"))
+    admin = await asyncpg.connect(direct_dsn(database).replace(urlsplit(database.dsn).path, "/postgres"))
     name = urlsplit(database.dsn).path[1:]
     try:
         await admin.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')

@@ -33,6 +33,8 @@ from database import repository as db
 from database.settings import configure
 from tests.proxy import proxy_to
 
+from .conftest import direct_dsn
+
 _TABLES = """
     CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
     CREATE TYPE pair AS (amount integer, note text, mood mood);
@@ -181,7 +183,7 @@ VALUES: list[tuple[str, Any, Any]] = [
 @pytest.mark.parametrize("on", ["pool", "conn", "foreign"])
 async def test_values_come_back_as_python_means_them(on: str, database: Settings) -> None:
     """Every kind of column, each way to store a row, also on connections that know nothing of the package."""
-    connection = await asyncpg.connect(database.dsn) if on == "foreign" else None
+    connection = await asyncpg.connect(direct_dsn(database)) if on == "foreign" else None
     expected: dict[int, tuple[str, Any]] = {}
     rows = []
     for number, (column, given, returned) in enumerate(VALUES):

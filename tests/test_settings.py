@@ -75,6 +75,11 @@ def test_arguments_beat_environment_beats_env_file_beats_defaults(monkeypatch: p
         ({"PGHOST": "/run/postgresql", "PGDATABASE": "d"}, "postgresql:///d?host=%2Frun%2Fpostgresql&sslmode=prefer"),
         ({"POSTGRES_HOST": "h", "POSTGRES_SSLROOTCERT": "system"}, "postgresql:///?host=h&sslmode=verify-full"),
         ({"POSTGRES_DATABASE": "d"}, "postgresql:///d?host=localhost&sslmode=prefer"),
+        # the driver goes to the host before the path, so that one decides
+        ({"DATABASE_URL": "postgresql://db.example.com/d?host=localhost"},
+         "postgresql://db.example.com/d?host=localhost&sslmode=verify-full"),
+        ({"DATABASE_URL": "postgresql://localhost/d?host=db.example.com"},
+         "postgresql://localhost/d?host=db.example.com&sslmode=prefer"),
         ({"PGHOST": "127.0.0.1,db.example.com"}, "postgresql:///?host=127.0.0.1%2Cdb.example.com&sslmode=verify-full"),
     ],
 )  # fmt: skip
@@ -98,6 +103,7 @@ def test_the_address_is_put_together(monkeypatch: pytest.MonkeyPatch, environmen
         ({"DB_STATEMENT_TIMEOUT": "soon"}, "DB_STATEMENT_TIMEOUT: .*number"),
         ({"DB_MAX_LIFETIME": "-1"}, "DB_MAX_LIFETIME: "),
         ({"DB_MAX_IDLE": "-1"}, "DB_MAX_IDLE: "),
+        ({"DB_POOLER": "session"}, "DB_POOLER: .*'none' or 'transaction'"),
         ({"DB_EMBEDDED": "perhaps"}, "DB_EMBEDDED: .*'auto' or 'never'"),
         ({"POSTGRES_PORT": "70000"}, "POSTGRES_PORT or PGPORT: .*less than or equal to 65535"),
         ({"PGPORT": "x"}, "POSTGRES_PORT or PGPORT: .*integer"),

@@ -21,6 +21,8 @@ from database.connect_db import run_transaction
 from database.settings import configure
 from tests.proxy import Proxy, proxy_to
 
+from .conftest import direct_dsn
+
 
 @asynccontextmanager
 async def through_a_proxy(settings: Settings) -> AsyncIterator[Proxy]:
@@ -443,7 +445,7 @@ async def test_a_closure_runs_again_after_somebody_changed_the_table(database: S
     async with db.get_db_connection() as conn:
         await conn.execute("CREATE TABLE changing AS SELECT 1 AS a")
     assert await db.run_in_transaction(read) == 1
-    elsewhere = await asyncpg.connect(database.dsn)
+    elsewhere = await asyncpg.connect(direct_dsn(database))
     await elsewhere.execute("ALTER TABLE changing ADD COLUMN b int")
     await elsewhere.close()
     assert await db.run_in_transaction(read) == 2
