@@ -16,7 +16,7 @@ from uuid import UUID
 from .batching import LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement, bytes_of
 from .codecs import decode_json, encode_metadata
 from .connect_db import Connection, Record, perform
-from .exceptions import ChatHistoryError
+from .exceptions import ChatHistoryError, confidential
 from .ids import as_uuid, uuid7
 from .query import check_page
 from .schema import apply_migration
@@ -126,6 +126,7 @@ _save = SharedStatement(
 )
 
 
+@confidential
 async def save_chat_history(
     user_id: int,
     thread_id: str,

@@ -21,6 +21,7 @@ from .exceptions import (
     Failure,
     PoolTimeoutError,
     classify,
+    confidential,
     raised_by_driver,
     translate,
     translated,
@@ -145,6 +146,7 @@ async def perform(
         attempt += 1
 
 
+@confidential
 async def execute_with_retry(
     query: str, *args: Any, max_retries: int = 3, retry_delay: float = 1.0, name: str = "default"
 ) -> list[dict[str, Any]] | str:

@@ -15,7 +15,7 @@ from uuid import UUID
 from .batching import ALONE, LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement, bytes_of
 from .codecs import decode_json, encode_metadata
 from .connect_db import Connection, Record, perform
-from .exceptions import DocumentError
+from .exceptions import DocumentError, confidential
 from .ids import as_uuid, uuid7
 from .query import check_page
 from .schema import apply_migration
@@ -135,6 +135,7 @@ _get_own = SharedStatement(
 )
 
 
+@confidential
 async def insert_document(
     name: str,
     code: str,
@@ -253,6 +254,7 @@ def _upsert_shared(keep: frozenset[str]) -> SharedStatement[Row, Record]:
     )
 
 
+@confidential
 async def upsert_document(
     name: str,
     code: str,
@@ -564,6 +566,7 @@ _update = SharedStatement(
 )
 
 
+@confidential
 async def update_document_content(code: str, content: str, *, conn: Connection | None = None) -> bool:
     """
     Replace the content of the document *code*; True if there was one.

@@ -13,11 +13,12 @@ from typing import Any
 
 from .connect_db import Connection, Record, get_db_transaction, perform
 from .document import Row, check_codes, row_of, upsert_rows
-from .exceptions import DocumentError, OutcomeUnknownError
+from .exceptions import DocumentError, OutcomeUnknownError, confidential
 
 _CHUNK = 64 * 2**10  # bytes that are handed to the driver at once: it copies what it is handed, and then sends it
 
 
+@confidential
 async def upsert_documents(
     documents: Sequence[Mapping[str, Any]], *, conn: Connection | None = None
 ) -> list[dict[str, Any]]:
@@ -31,6 +32,7 @@ async def upsert_documents(
     return await _upsert(_rows_of(documents), conn)
 
 
+@confidential
 async def insert_documents(
     documents: Sequence[Mapping[str, Any]], *, conn: Connection | None = None
 ) -> list[dict[str, Any]]:

@@ -15,28 +15,33 @@ The exception tree, and the one place where driver errors become ours.
     │   └── ColumnMatchError            a name that is no column's, or of several
     └── SchemaError                     a table or schema is missing, or is not what the package expects
 
-Messages name the thing and the way out. They hold no parameter, no row's content and no password: what PostgreSQL said
-is in `original_error`, and only the texts of error classes that speak of SQL and not of data are repeated.
+Messages name the thing and the way out. They hold no parameter, no row's content and no password, and neither does what
+a traceback prints below them: the driver's words are kept for `server_message()` alone.
 """
 
 from __future__ import annotations
 
 import enum
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from functools import wraps
+from types import FrameType, TracebackType
+from typing import Any, TypeVar, cast
 
 import asyncpg
 from asyncpg.exceptions import InternalClientError
+
+F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 class DatabaseError(Exception):
     """
     Base of all errors of this package.
 
-    `sqlstate` is PostgreSQL's five-character code where the server gave one, `original_error` the driver's exception,
-    `retryable` True where the statement certainly had no effect and the same call may well succeed a moment later.
+    `sqlstate` is PostgreSQL's five-character code where the server gave one, `original_error` the driver's exception
+    without the words that may hold data, `retryable` True where the statement certainly had no effect and the same call
+    may well succeed a moment later.
     """
 
     def __init__(
@@ -51,6 +56,11 @@ class DatabaseError(Exception):
         self.original_error = original_error
         self.sqlstate = sqlstate
         self.retryable = retryable
+
+    def server_message(self) -> str | None:
+        """All that the server or the driver said, which may hold a row's content: not for logs. None: nothing."""
+        said = getattr(self.original_error, "_said", None)
+        return said if said is not None or self.original_error is None else str(self.original_error)
 
 
 class ConnectionPoolError(DatabaseError):
@@ -202,6 +212,8 @@ def raised_by_driver(exc: BaseException) -> bool:
     """
     if isinstance(exc, asyncpg.PostgresError | asyncpg.InterfaceError | InternalClientError):
         return True
+    if hasattr(exc, "_said"):  # its traceback was cut
+        return True
     if not isinstance(exc, OSError | AttributeError):
         return False
     trace: TracebackType | None = exc.__traceback__
@@ -298,6 +310,7 @@ def translate(
         return exc
     failure = classify(exc, closed=closed)
     about = {"original_error": exc, "sqlstate": sqlstate_of(exc)}
+    forget_data(exc)
     if failure is not Failure.UNKNOWN:
         message = f"cannot {doing}: {reason(exc)}"
         return kind(message, **about, retryable=failure is not Failure.PERMANENT)  # type: ignore[arg-type]
@@ -308,6 +321,68 @@ def translate(
     # a timeout would only strike again; a connection that was lost is worth another try
     retryable = not isinstance(exc, TimeoutError)
     return DatabaseNotAvailableError(f"{what}: {reason(exc)}", **about, retryable=retryable)  # type: ignore[arg-type]
+
+
+def forget_data(exc: BaseException) -> None:
+    """
+    Take from the driver's *exc* what tracebacks must not show: the words of the server, and the driver's own frames.
+
+    The words may quote a row, and the frames hold parameters and passwords for whatever prints local variables.
+    """
+    if not hasattr(exc, "_said") and raised_by_driver(exc):
+        said, words = str(exc), reason(exc)
+        if isinstance(exc, asyncpg.PostgresError):
+            if said.startswith(words.removesuffix(_MISSING_TABLE)):  # for `reason` to find it again
+                words = words.removesuffix(_MISSING_TABLE)
+            exc.args = (words,)
+            for field in ("message", "detail", "hint", "context", "internal_query", "query"):
+                setattr(exc, field, None)
+            exc.__cause__ = exc.__context__ = None
+        exc._said = said  # type: ignore[attr-defined]
+    cut_driver_frames(exc)
+
+
+def cut_driver_frames(exc: BaseException) -> None:
+    """Shorten the tracebacks of *exc* and of what led to it to the frames above the driver."""
+    each: BaseException | None = exc
+    while each is not None:
+        above: TracebackType | None = None
+        trace = each.__traceback__
+        while trace is not None and not _is_drivers(trace.tb_frame):
+            above, trace = trace, trace.tb_next
+        if above is None:
+            each.__traceback__ = None
+        else:
+            above.tb_next = None
+        each = each.__cause__ or each.__context__
+
+
+_METHODS_OF_DRIVER = frozenset({"_get_statement", "connect", "execute", "executemany", "fetch", "fetchrow", "fetchval"})
+
+
+def _is_drivers(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__", ""))
+    own = module in ("database.pool", "database.pooler") and frame.f_code.co_name in _METHODS_OF_DRIVER
+    return own or module.startswith("asyncpg.")
+
+
+def confidential(function: F) -> F:
+    """For a function whose arguments are a row's content: its frames, which hold them, are in no traceback."""
+
+    @wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        work = function(*args, **kwargs)
+        del args, kwargs
+        try:
+            return await work
+        except DatabaseError as exc:
+            each = exc.__cause__
+            while each is not None:
+                each.__traceback__ = None
+                each = each.__cause__ or each.__context__
+            raise exc.with_traceback(None)  # noqa: B904 (the same one)
+
+    return cast("F", call)
 
 
 def copy_error(exc: DatabaseError) -> DatabaseError:

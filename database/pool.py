@@ -33,6 +33,7 @@ from .exceptions import (
     Failure,
     PoolTimeoutError,
     classify,
+    forget_data,
     reason,
     sqlstate_of,
 )
@@ -436,6 +437,7 @@ class Pool:
             retryable=classify(exc, connecting=True) is not Failure.PERMANENT,
         )
         error.__cause__ = exc
+        forget_data(exc)
         return error
 
     # -- keeping house

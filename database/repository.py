@@ -21,6 +21,7 @@ from .exceptions import (
     RecordNotFoundError,
     RepositoryError,
     SchemaError,
+    confidential,
 )
 from .keyed import (
     RowStatement,
@@ -528,6 +529,7 @@ def _bytes(rows: Sequence[Record]) -> int:
 # --- write
 
 
+@confidential
 async def insert(
     table: str, values: Any, *, schema: str = "public", model: type[M] | None = None, conn: Connection | None = None
 ) -> M:
@@ -549,6 +551,7 @@ async def insert(
     return cast("M", await _row(table, schema, conn, model, prepare, finish_row))
 
 
+@confidential
 async def update_by_id(
     table: str,
     id: Any,
@@ -602,6 +605,7 @@ async def delete_by_id(
     return cast("M", deleted)
 
 
+@confidential
 async def upsert(
     table: str,
     values: Any,
@@ -652,6 +656,7 @@ async def update(
     model: None = None,
     conn: Connection | None = None,
 ) -> int: ...
+@confidential
 async def update(
     table: str,
     values: Any,
@@ -712,6 +717,7 @@ async def delete(
     model: None = None,
     conn: Connection | None = None,
 ) -> int: ...
+@confidential
 async def delete(
     table: str,
     where: Where | None = None,
@@ -796,6 +802,7 @@ async def insert_many(
     model: type[M] | None = None,
     conn: Connection | None = None,
 ) -> list[M]: ...
+@confidential
 async def insert_many(
     table: str,
     rows: Iterable[Any],
@@ -847,6 +854,7 @@ async def upsert_many(
     model: type[M] | None = None,
     conn: Connection | None = None,
 ) -> list[M]: ...
+@confidential
 async def upsert_many(
     table: str,
     rows: Iterable[Any],
@@ -886,6 +894,7 @@ def _listed(rows: Iterable[Any]) -> list[Any]:
 # --- raw SQL
 
 
+@confidential
 async def execute_raw(
     sql: str,
     args: Mapping[str, Any] | Sequence[Any] | None = None,

@@ -87,7 +87,12 @@ class Settings(BaseSettings):
                 # unknown variables of the environment belong to somebody else; an unknown argument is a mistake
                 if not name.startswith("_"):
                     raise TypeError(f"Settings has no {name!r}; it has {', '.join(fields)}")
-            super().__init__(**{_variables(fields[n])[0] if n in fields else n: v for n, v in values.items()})
+            values = {_variables(fields[n])[0] if n in fields else n: v for n, v in values.items()}
+            try:
+                super().__init__(**values)
+            except ValidationError as exc:
+                values.clear()  # there may be a password among them, for whatever prints local variables
+                raise exc.with_traceback(None)  # noqa: B904 (the same one)
 
     @field_validator("database_url")
     @classmethod
@@ -194,23 +199,29 @@ def _check_url(url: str) -> None:
         raise ValueError("it is not a URL; write postgresql://user:password@host:5432/database")
     if scheme != "postgresql":
         raise ValueError("it must begin with postgresql:// (also postgres:// and postgresql+asyncpg://)")
-    try:
-        parts = urlsplit("postgresql://" + rest)
-        if parts.fragment or "@" in parts.path:  # a password with # or / in it, which was cut in two
-            raise ValueError
-        query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-        for host in parts.netloc.rpartition("@")[2].split(","):
-            port = host.rpartition("]")[2].partition(":")[2]
-            if port and not 1 <= int(port) <= 65535:
-                raise ValueError
-    except ValueError:
-        # the cause holds pieces of the URL, and the URL holds the password
+    query = _read_query("postgresql://" + rest)
+    if query is None:
         raise ValueError(
             "it cannot be read; write postgresql://user:password@host:5432/database "
             "and percent-encode special characters of the password"
-        ) from None
+        )
     if (sslmode := query.get("sslmode")) is not None and sslmode not in _SSL_MODES:
         raise ValueError(f"unknown sslmode; it must be one of {', '.join(_SSL_MODES)}")
+
+
+def _read_query(url: str) -> dict[str, str] | None:
+    """The parameters of a URL, None where it cannot be read: an exception would hold pieces of the password."""
+    try:
+        parts = urlsplit(url)
+        if parts.fragment or "@" in parts.path:  # a password with # or / in it, which was cut in two
+            return None
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            port = host.rpartition("]")[2].partition(":")[2]
+            if port and not 1 <= int(port) <= 65535:
+                return None
+        return dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError:
+        return None
 
 
 def _is_local(hosts: str) -> bool:
@@ -284,6 +295,7 @@ def _read_url(name: str) -> SecretStr:
     try:
         _check_url(url.get_secret_value())
     except ValueError as exc:
+        exc.__traceback__ = None  # its frames hold the URL
         raise ConnectionPoolError(f"wrong settings: {variable}: {exc}", original_error=exc) from exc
     return url
 

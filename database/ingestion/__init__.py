@@ -16,7 +16,7 @@ from typing import Any
 
 from ..connect_db import Connection
 from ..document import MAX_CONTENT, upsert_document
-from ..exceptions import DocumentError, IngestionError
+from ..exceptions import DocumentError, IngestionError, confidential
 from .file_thread import FileThread
 from .run import IngestionRun, Progress, missing_extra
 from .source_documents import (
@@ -35,6 +35,7 @@ from .source_files import SourceFileError, SourceTree, printable
 log = logging.getLogger("database")
 
 
+@confidential
 async def read_and_insert_md_file(
     file_path: str | os.PathLike[str],
     code: str,
@@ -75,6 +76,7 @@ async def read_and_insert_md_file(
         ) from exc
 
 
+@confidential
 async def ingest_directory(
     directory_path: str | os.PathLike[str],
     code_prefix: str = "",
@@ -134,6 +136,7 @@ async def ingest_directory(
         return run.result(hidden=tree.hidden)
 
 
+@confidential
 async def ingest_files_batch(
     file_configs: Sequence[Mapping[str, Any]],
     encoding: str = "utf-8",
