@@ -23,6 +23,7 @@ check: $(VENV)/dev.ok
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(BIN)/python -m tests.audit
 
 bench: $(VENV)/bench.ok
 	@$(BIN)/python -m benchmarks --json benchmarks/results.json --svg benchmarks/results.svg

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
 
@@ -17,37 +15,10 @@ from database.settings import Settings, configure
 
 from .conftest import database_url, drop_database, make_database
 from .pgbouncer import find_pgbouncer, pgbouncer
+from .roles import connected_as, login_role
 
 ADA, BOB = 1, 2
 CALLS = int(os.environ.get("ROW_SECURITY_CALLS", "600"))
-
-
-@asynccontextmanager
-async def connected_as(role: str, settings: Settings) -> AsyncIterator[None]:
-    """The package connects as the login role *role* in the block."""
-    dsn = settings.dsn.replace("postgres@", f"{role}@", 1)
-    await db.close_connection_pool()
-    configure(settings.model_copy(update={"database_url": dsn}))
-    try:
-        yield
-    finally:
-        await db.close_connection_pool(timeout=1)
-        configure(settings)
-
-
-@asynccontextmanager
-async def login_role(*, member: bool = True) -> AsyncIterator[str]:
-    """A role that owns nothing, and may act as a user if it is a *member*; made and dropped by the owner's pool."""
-    role = f"app_{uuid.uuid4().hex[:12]}"
-    async with db.get_db_connection() as conn:
-        await conn.execute(f"CREATE ROLE {role} LOGIN")
-        if member:
-            await conn.execute(f"GRANT pgdatabase_user TO {role}")
-    try:
-        yield role
-    finally:
-        async with db.get_db_connection() as conn:
-            await conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 @pytest.fixture
@@ -55,7 +26,7 @@ async def secured(database: Settings) -> AsyncIterator[Settings]:
     """A database with row-level security, and connections of a role that owns nothing."""
     await db.enable_row_security()
     await db.insert_document("Everybody's", "shared", "to be read by all")
-    async with login_role() as role, connected_as(role, database):
+    async with login_role(member_of="pgdatabase_user") as role, connected_as(role, database):
         yield database
 
 
@@ -231,7 +202,7 @@ async def test_two_users_never_see_each_others_rows_through_pgbouncer(server_url
         with pgbouncer(server_url, pool_size=3) as url:
             name = direct.dsn.partition("?")[0].rpartition("/")[2]
             pooled = direct.model_copy(update={"database_url": database_url(url, name), "pooler": "transaction"})
-            async with login_role() as role:
+            async with login_role(member_of="pgdatabase_user") as role:
                 async with connected_as(role, pooled):
                     assert await use_as_two(CALLS) == 0
                 configure(direct)
@@ -248,7 +219,7 @@ async def test_without_row_security_nobody_acts_as_a_user(database: Settings) ->
             async with db.acting_as(ADA) as conn:
                 await db.get_recent_chat_history("thread", conn=conn)
     await db.enable_row_security()
-    async with login_role(member=False) as role, connected_as(role, database):
+    async with login_role() as role, connected_as(role, database):
         with pytest.raises(db.SchemaError, match=r"enable_row_security\(\) once.*GRANT pgdatabase_user"):
             async with db.acting_as(ADA):
                 pytest.fail("entered")
@@ -256,7 +227,7 @@ async def test_without_row_security_nobody_acts_as_a_user(database: Settings) ->
 
 async def test_who_does_not_own_the_tables_cannot_enable_it(database: Settings) -> None:
     """Enabling takes the owner; another role gets a `SchemaError` that says so, and changes nothing."""
-    async with login_role(member=False) as role:
+    async with login_role() as role:
         async with db.get_db_connection() as conn:
             await conn.execute(f"GRANT SELECT ON database_migration TO {role}")
         async with connected_as(role, database):
