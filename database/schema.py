@@ -1,7 +1,8 @@
 """
 The tables of the package: versioned SQL files, each applied once, in order, under a lock.
 
-A file is named `NNNN_name.sql` and holds `-- migrate:up` and `-- migrate:down` parts (the format of dbmate).
+A file is named `NNNN_name.sql` and holds `-- migrate:up` and `-- migrate:down` parts (the format of dbmate). Those in
+sql/optional/ are applied for who asks for them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Migration:
 @cache
 def read_migration(version: str) -> Migration:
     """The package's SQL file with the number *version*, such as "0001"."""
-    file = next(f for f in resources.files("database").joinpath("sql").iterdir() if f.name.startswith(f"{version}_"))
+    directory = resources.files("database").joinpath("sql")
+    files = [*directory.iterdir(), *directory.joinpath("optional").iterdir()]
+    file = next(file for file in files if file.name.startswith(f"{version}_"))
     text = file.read_text(encoding="utf-8")
     up = text.partition("-- migrate:up")[2].partition("-- migrate:down")[0]
     return Migration(version, file.name[5:-4], up, hashlib.sha256(text.encode()).hexdigest())

@@ -37,9 +37,7 @@ def main() -> int:
         ids = ", ".join(vulnerability["id"] for vulnerability in package["vulns"])
         print(f"pip-audit: {package['name']} {package['version']}: {ids}")
     unknown = len(packages or ()) - len(known)
-    print(
-        f"pip-audit: {len(bad)} of {len(known)} packages have known vulnerabilities; {unknown} could not be looked up"
-    )
+    print(f"pip-audit: {len(bad)} of {len(known)} packages have known vulnerabilities; {unknown} are not known there")
     return 1 if bad else 0
 
 

@@ -245,7 +245,7 @@ async def test_enabling_it_twice_at_once_is_enabling_it_once(database: Settings)
 
 
 def _down() -> str:
-    text = resources.files("database").joinpath("sql/0005_row_security.sql").read_text(encoding="utf-8")
+    text = resources.files("database").joinpath("sql/optional/0005_row_security.sql").read_text(encoding="utf-8")
     return text.partition("-- migrate:down")[2]
 
 

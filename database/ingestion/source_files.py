@@ -37,6 +37,7 @@ _KINDS = {
     stat.S_IFBLK: "a device, not a regular file",
 }
 _BREAKS = frozenset({"Cc", "Zl", "Zp"})  # Unicode's control characters, line and paragraph separators
+_TURNS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 _NOT_NAMES = frozenset({"", ".", ".."})
 
 
@@ -281,7 +282,12 @@ def printable(path: str) -> str:
     if path.isprintable():
         return path
     path = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _BREAKS else c for c in path)
+    return "".join(c.encode("unicode_escape").decode() if _misleads(c) else c for c in path)
+
+
+def _misleads(character: str) -> bool:
+    """Breaks a line, or turns the direction of what follows, so that it reads as something else (CVE-2021-42574)."""
+    return unicodedata.category(character) in _BREAKS or unicodedata.bidirectional(character) in _TURNS
 
 
 def _why_no_code(name: str) -> str | None:
