@@ -417,8 +417,10 @@ _DELETE_BEFORE = _confined("""
                 LIMIT $3
                   FOR UPDATE)
 """)
-_ANY_BEFORE = _confined("""
-    SELECT EXISTS (SELECT FROM chat_history WHERE created_at < $1 {user})
+_COUNT_BEFORE = _confined("""
+    SELECT count(*)
+      FROM chat_history
+     WHERE created_at < $1 {user}
 """)
 
 
@@ -429,13 +431,14 @@ async def delete_chat_history_before(
     Delete all messages that were stored before *time*; how many there were.
 
     *time* must know its time zone. Without *conn*, 10,000 at a time are deleted and committed, so that a large clean-up
-    holds no locks for long; one that was interrupted goes on when it is called again.
+    holds no locks for long; one that was interrupted goes on when it is called again. Raises `ChatHistoryError` where
+    old messages stay although they were deleted (a trigger, a row policy?).
     """
     _check_user(user_id)
     if getattr(time, "tzinfo", None) is None:
         raise ChatHistoryError("time must know its time zone, as datetime.now(UTC) does")
     confined = user_id is not None
-    deleted = 0
+    deleted, left = 0, None
     while True:
         status = await _write(
             conn,
@@ -444,11 +447,21 @@ async def delete_chat_history_before(
             False,
         )
         deleted += _count(status)
+        if _count(status) == _DELETE_ROWS:
+            continue
         # fewer than asked for may mean that somebody else deleted the others
-        if _count(status) < _DELETE_ROWS and not await _read(
-            conn, "look for old chat messages", lambda c: c.fetchval(_ANY_BEFORE[confined], time, user_id)
-        ):
+        before, left = (
+            left,
+            await _read(
+                conn, "look for old chat messages", lambda c: c.fetchval(_COUNT_BEFORE[confined], time, user_id)
+            ),
+        )
+        if not left:
             return deleted
+        if left == before:
+            raise ChatHistoryError(
+                f"cannot delete old chat messages: {left} stay after {deleted} (a trigger, a row policy?)"
+            )
 
 
 _THREADS = """

@@ -13,7 +13,7 @@ from typing import Any
 
 from .connect_db import Connection, Record, get_db_transaction, perform
 from .document import Row, check_codes, row_of, upsert_rows
-from .exceptions import DocumentError, OutcomeUnknownError, confidential
+from .exceptions import ConnectionPoolError, DocumentError, OutcomeUnknownError, confidential
 
 _CHUNK = 64 * 2**10  # bytes that are handed to the driver at once: it copies what it is handed, and then sends it
 
@@ -39,17 +39,24 @@ async def insert_documents(
     """
     As `upsert_documents`, and faster where none of *documents* is there yet: by COPY.
 
-    Where that fails (somebody has stored one of them meanwhile, the answer was lost, a row policy forbids COPY), they
-    are upserted under the same ids, which also finds what the COPY has stored after all.
+    Where that fails (somebody has stored one of them meanwhile, the answer was lost, a row policy forbids COPY) or
+    stores fewer (a trigger), they are upserted under the same ids, which also finds what the COPY has stored after all.
     """
     rows = _rows_of(documents)
     try:
         # a savepoint: a statement that fails would abort the caller's transaction
         async with get_db_transaction(conn=conn) if conn is not None else nullcontext(None) as c:
-            await _copy(sorted(rows, key=lambda row: row.code), c)
-    except (DocumentError, OutcomeUnknownError, UnicodeEncodeError) as exc:
-        if isinstance(exc, OutcomeUnknownError) and isinstance(exc.original_error, TimeoutError):
+            stored = await _copy(sorted(rows, key=lambda row: row.code), c)
+    except (DocumentError, UnicodeEncodeError):
+        return await _upsert(rows, conn)
+    except OutcomeUnknownError as exc:
+        if isinstance(exc.original_error, TimeoutError):
             raise  # what took longer than DB_COMMAND_TIMEOUT once would do so again
+        try:
+            return await _upsert(rows, conn)
+        except ConnectionPoolError:
+            raise exc from None  # still nobody knows
+    if stored < len(rows):
         return await _upsert(rows, conn)
     return [{"id": str(row.id), "code": row.code, "status": "inserted"} for row in rows]
 
@@ -79,8 +86,9 @@ async def _upsert(rows: list[Row], conn: Connection | None) -> list[dict[str, An
 _COPIED = ("id", "code", "name", "metadata", "language", "source", "content")
 
 
-async def _copy(rows: list[Row], conn: Connection | None) -> None:
-    await perform(
+async def _copy(rows: list[Row], conn: Connection | None) -> int:
+    """How many of *rows* were stored."""
+    status = await perform(
         lambda c: c.copy_to_table("document", source=_copy_stream(rows), columns=_COPIED, format="binary"),
         conn=conn,
         kind=DocumentError,
@@ -88,6 +96,7 @@ async def _copy(rows: list[Row], conn: Connection | None) -> None:
         changes=True,
         repeatable=False,
     )
+    return int(status.rpartition(" ")[2])
 
 
 async def _copy_stream(rows: list[Row]) -> AsyncIterator[bytes]:
@@ -120,15 +129,23 @@ def _field(value: bytes | None) -> bytes:
 
 _DELETE_MANY = """
     DELETE FROM document
-     WHERE code IN (SELECT code FROM document WHERE code = ANY($1) ORDER BY code COLLATE "C" FOR UPDATE)
+     WHERE code IN (SELECT code
+                      FROM document
+                     WHERE code = ANY($1) AND ($2::text IS NULL OR source = $2)
+                     ORDER BY code COLLATE "C"
+                       FOR UPDATE)
 """
 
 
-async def delete_documents(codes: Sequence[str], *, conn: Connection | None = None) -> int:
-    """Delete the documents under *codes*, all in one statement; how many there were."""
+async def delete_documents(codes: Sequence[str], *, source: str | None = None, conn: Connection | None = None) -> int:
+    """
+    Delete the documents under *codes*, all in one statement; how many there were.
+
+    With *source*, only those that still come from it when their turn has come.
+    """
     check_codes(codes)
     status = await perform(
-        lambda c: c.execute(_DELETE_MANY, list(codes)),
+        lambda c: c.execute(_DELETE_MANY, list(codes), source),
         conn=conn,
         kind=DocumentError,
         doing=f"delete {len(codes)} documents",

@@ -205,7 +205,7 @@ def classify(exc: BaseException, *, connecting: bool = False, closed: bool = Tru
 
 def raised_by_driver(exc: BaseException) -> bool:
     """
-    True where *exc* came out of asyncpg, also when its type is a builtin.
+    True where *exc* came out of asyncpg, or out of the pool's own connections, also when its type is a builtin.
 
     A lost connection is an `OSError` and a command timeout a `TimeoutError`; so are a missing file and the
     application's own `asyncio.timeout`. Only where the exception was raised tells them apart.
@@ -219,7 +219,8 @@ def raised_by_driver(exc: BaseException) -> bool:
     trace: TracebackType | None = exc.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("asyncpg.")
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return module.startswith("asyncpg.") or module == f"{__package__}.pool"
 
 
 # What went wrong, in words that hold nothing of the row. {table}, {column} and {constraint} come from the error's own
@@ -357,7 +358,10 @@ def cut_driver_frames(exc: BaseException) -> None:
         each = each.__cause__ or each.__context__
 
 
-_METHODS_OF_DRIVER = frozenset({"_get_statement", "connect", "execute", "executemany", "fetch", "fetchrow", "fetchval"})
+_METHODS_OF_DRIVER = frozenset({
+    "_get_statement", "_send", "connect", "copy_records_to_table", "copy_to_table", "execute", "executemany", "fetch",
+    "fetchrow", "fetchval",
+})  # fmt: skip
 
 
 def _is_drivers(frame: FrameType) -> bool:

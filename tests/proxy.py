@@ -15,6 +15,7 @@ class Proxy:
     *swallow*, a piece of SQL: what the server answers to the next message that holds it is thrown away, and the line
     is cut once the server has answered and *before_the_cut* has run. *lose*, a piece of SQL: the next message that
     holds it never reaches the server, and the line is cut. After `stall()`, nothing goes through, in either direction.
+    While it is *refusing*, new lines are cut at once.
     """
 
     def __init__(self, server_url: str) -> None:
@@ -26,6 +27,7 @@ class Proxy:
         self.swallow: bytes | None = None
         self.before_the_cut: Callable[[], Awaitable[object]] | None = None
         self.lose: bytes | None = None
+        self.refusing = False
         self.connections = 0
         self.port = 0
 
@@ -56,6 +58,9 @@ class Proxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client's line."""
         self.connections += 1
+        if self.refusing:
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

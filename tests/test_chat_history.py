@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -218,3 +218,17 @@ async def test_a_clean_up_ends_only_when_nothing_is_left(monkeypatch: pytest.Mon
                 await asyncio.sleep(0.01)
     assert await deleting == 34
     assert await db.get_recent_chat_history("t") == []
+
+
+async def test_old_messages_that_cannot_be_deleted_end_the_clean_up() -> None:
+    """A trigger of the application keeps them: an error says so, and nobody asks again and again."""
+    await db.save_chat_history(1, "t", "q", "a")
+    await db.execute_with_retry(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
+    )
+    await db.execute_with_retry(
+        "CREATE TRIGGER keep BEFORE DELETE ON chat_history FOR EACH ROW EXECUTE FUNCTION keep()"
+    )
+    async with asyncio.timeout(30):
+        with pytest.raises(db.ChatHistoryError, match="1 stay"):
+            await db.delete_chat_history_before(datetime.now(UTC) + timedelta(days=1))

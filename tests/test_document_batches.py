@@ -7,10 +7,20 @@ import uuid
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 import database as db
-from database.document_batches import get_document_fingerprints, insert_documents, iter_codes, upsert_documents
+from database import Settings
+from database.document_batches import (
+    delete_documents,
+    get_document_fingerprints,
+    insert_documents,
+    iter_codes,
+    upsert_documents,
+)
 from database.ids import uuid7
+from database.settings import configure
+from tests.proxy import proxy_to
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -90,3 +100,44 @@ async def test_fingerprints_and_codes_of_a_source() -> None:
     assert (await get_document_fingerprints(["a"]))["a"]["content_hash"] == hashlib.sha256("ö".encode()).digest()
     assert [batch async for batch in iter_codes("s/**.md")] == [["a", "b"]]
     assert [batch async for batch in iter_codes("none")] == []
+
+
+async def test_a_row_that_a_trigger_leaves_out_is_not_told_as_inserted() -> None:
+    """COPY counts what it has stored; where that is less, each row gets the verdict of an upsert."""
+    await db.execute_with_retry("""
+        CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql
+            AS $$ BEGIN IF NEW.code = 'b' THEN RETURN NULL; END IF; RETURN NEW; END $$
+    """)
+    await db.execute_with_retry("""
+        CREATE TRIGGER leave_out BEFORE INSERT ON document FOR EACH ROW EXECUTE FUNCTION leave_out()
+    """)
+    with pytest.raises(db.DocumentError, match="'b'"):
+        await insert_documents([{"name": "n", "code": code, "content": "t"} for code in "abc"])
+    assert await insert_documents([{"name": "n", "code": "d", "content": "t"}])
+
+
+async def test_what_is_unknown_stays_so_where_the_server_cannot_be_asked(database: Settings, server_url: str) -> None:
+    """The answer to COPY is lost, and then the server cannot be reached: nobody is told that nothing was stored."""
+    name = database.dsn.rpartition("/")[2].partition("?")[0]
+    async with proxy_to(server_url) as proxy:
+        through_proxy = {"database_url": SecretStr(proxy.url(name)), "connection_timeout": 1.0}
+        configure(database.model_copy(update=through_proxy))
+        await db.get_document_count()
+
+        async def refuse() -> None:
+            proxy.refusing = True
+            proxy.cut()
+
+        proxy.swallow, proxy.before_the_cut = b"c\0\0\0\4", refuse  # CopyDone
+        with pytest.raises(db.OutcomeUnknownError):
+            await insert_documents([{"name": "n", "code": "a", "content": "t"}])
+        proxy.refusing = False
+        assert await db.get_document_count() == 1
+
+
+async def test_documents_of_another_source_are_left_alone() -> None:
+    """Who deletes what came from a source deletes nothing that somebody else has stored under the code meanwhile."""
+    for code, source in (("a", "s"), ("b", "other"), ("c", None)):
+        await insert_documents([{"name": "n", "code": code, "content": "t", "source": source}])
+    assert await delete_documents(["a", "b", "c"], source="s") == 1
+    assert await delete_documents(["a", "b", "c"]) == 2

@@ -668,3 +668,34 @@ async def test_a_copy_whose_answer_is_lost_is_stored_once(database: Settings, ro
         assert counts(result) == {"inserted": 300}
         assert len(await contents()) == 300
         await db.close_connection_pool()
+
+
+async def test_a_trigger_may_refuse_a_file_with_any_code_of_its_own(root: Path) -> None:
+    """One file is told as failed, the others are stored."""
+    write_files(root, 5)
+    await db.execute_with_retry("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF NEW.code LIKE '%0003' THEN RAISE EXCEPTION 'no' USING ERRCODE = '45000'; END IF;
+            RETURN NEW;
+        END $$
+    """)
+    await db.execute_with_retry(
+        "CREATE TRIGGER refuse BEFORE INSERT ON document FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    result = await db.ingest_directory(root)
+    assert (result["inserted"], [Path(failure["path"]).name for failure in result["failures"]]) == (4, ["0003.md"])
+
+
+async def test_a_document_that_others_refer_to_is_not_pruned(root: Path) -> None:
+    """It is a warning; what can be deleted is."""
+    write_files(root, 5)
+    await db.ingest_directory(root)
+    await db.execute_with_retry("CREATE TABLE note (code text REFERENCES document (code))")
+    await db.execute_with_retry("INSERT INTO note SELECT min(code) FROM document")
+    for path in root.glob("*.md"):
+        if path.name != "0004.md":
+            path.unlink()
+    result = await db.ingest_directory(root, prune=True)
+    assert (result["deleted"], len(result["warnings"])) == (3, 1)
+    assert "not pruned" in result["warnings"][0]["reason"]

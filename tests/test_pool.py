@@ -703,3 +703,49 @@ async def test_discarding_all_does_not_break_the_next_statement(database: Settin
     async with db.get_db_connection() as conn:
         await conn.execute("DISCARD ALL")
     assert await db.get_document_by_code("c") is None
+
+
+async def _copy_many(conn: db.Connection, number: int = 1_000) -> str:
+    """More than fits into the buffers on the way, so that COPY has to wait for room to write into."""
+    rows = [(f"code {row}", "name", "text " * 2_000) for row in range(number)]
+    return await conn.copy_records_to_table("document", columns=["code", "name", "content"], records=rows)
+
+
+async def test_a_copy_ends_with_its_connection(database: Settings) -> None:
+    """It does not wait for ever for room to write into where the connection is lost."""
+    terminate = """
+        SELECT pg_terminate_backend(pid)
+          FROM pg_stat_activity
+         WHERE query LIKE 'COPY%' AND wait_event_type = 'Lock' AND datname = current_database()
+    """
+    async with asyncio.timeout(30), db.get_db_transaction() as holder:
+        await holder.execute("LOCK TABLE document IN SHARE MODE")
+        with pytest.raises(db.OutcomeUnknownError):
+            async with db.get_db_connection() as conn:
+                copying = asyncio.create_task(_copy_many(conn))
+                while not await db.execute_with_retry(terminate):
+                    await asyncio.sleep(0.01)
+                await copying
+        with pytest.raises(asyncio.CancelledError):
+            async with db.get_db_connection() as conn:
+                copying = asyncio.create_task(_copy_many(conn))
+                await asyncio.sleep(0.2)
+                copying.cancel()
+                await copying
+    async with db.get_db_connection() as conn:
+        assert await _copy_many(conn) == "COPY 1000"
+
+
+async def test_a_copy_that_stands_still_ends_in_time(database: Settings, server_url: str) -> None:
+    """DB_COMMAND_TIMEOUT bounds it as it does other statements."""
+    name = database.dsn.rpartition("/")[2].partition("?")[0]
+    async with asyncio.timeout(30), proxy_to(server_url) as proxy:
+        through_proxy = {"database_url": SecretStr(proxy.url(name)), "command_timeout": 0.5}
+        configure(database.model_copy(update=through_proxy))
+        with pytest.raises(db.OutcomeUnknownError, match="DB_COMMAND_TIMEOUT"):
+            async with db.get_db_connection() as conn:
+                await _copy_many(conn, 0)  # asks for the columns, and remembers them
+                proxy.stall()
+                await _copy_many(conn)
+        proxy.resume()
+        assert await db.get_document_count() == 0

@@ -34,6 +34,11 @@ Sources = Generator[Source | Failure, None, None]
 Store = Callable[..., Awaitable[list[dict[str, Any]]]]
 
 CONNECTIONS = 2
+# Classes of errors that are about the connection, the user, the transaction, the statement, or the server. Of 42, a row
+# policy (42501) and a language that this server does not have (42704) are about the row.
+_NO_VERDICTS = frozenset(
+    ("08", "0A", "25", "26", "28", "2D", "34", "3B", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "HV", "XX")
+)
 _SHOWN_FAILURES = 5
 
 
@@ -162,10 +167,27 @@ class IngestionRun:
             start = code_of(prefix, "")
             stems = [code.removeprefix(start) for code in codes if code.startswith(start)]
             gone = [code_of(prefix, stem) for stem in await files.run(tree.missing, stems)]
-            if gone and not self._dry_run:
-                self._deleted += await delete_documents(gone, conn=conn)
-            else:
+            if self._dry_run:
                 self._deleted += len(gone)
+            else:
+                await self._delete(gone, mark, conn)
+
+    async def _delete(self, codes: list[str], mark: str, conn: Connection | None) -> None:
+        """Delete *codes* in one statement; where a foreign key holds one, by halves, and warn about that one."""
+        if not codes:
+            return
+        try:
+            async with get_db_transaction(conn=conn) if conn is not None else nullcontext(None) as c:
+                self._deleted += await delete_documents(codes, source=mark, conn=c)
+        except DocumentError as exc:
+            if exc.sqlstate is None or exc.sqlstate[:2] != "23":
+                raise
+            if len(codes) == 1:
+                self._warnings.append(Failure(codes[0], codes[0], f"not pruned: {reason(exc.original_error or exc)}"))
+                return
+            half = len(codes) // 2
+            await self._delete(codes[:half], mark, conn)
+            await self._delete(codes[half:], mark, conn)
 
     def _is_refused(self) -> bool:
         """True where nothing will be stored any more, and files are only looked at for what is wrong with them."""
@@ -247,7 +269,7 @@ class IngestionRun:
         """The error for what ended the run; of the same type where it speaks of the connection and not of documents."""
         counts = ", ".join(f"{count} {status}" for status, count in self._counts.items())
         fate = "nothing was stored" if self._atomic or self._dry_run else "what was stored stays"
-        if self._conn is not None:
+        if self._conn is not None and self._conn.is_in_transaction():
             fate = "the transaction of conn= decides what stays"
         elif self._atomic and isinstance(exc, OutcomeUnknownError):
             fate = "it may have been stored"
@@ -278,5 +300,5 @@ def _is_verdict(exc: DocumentError) -> bool:
         return False
     if exc.sqlstate is None:  # refused before it was sent
         return exc.original_error is None or isinstance(exc.original_error, ValueError | TypeError | RecursionError)
-    # data, integrity, limits, triggers of the application, and a language that this server does not have
-    return exc.sqlstate[:2] in ("22", "23", "44", "54", "P0") or exc.sqlstate == "42704"
+    # what a trigger of the application raises may have any code of its own
+    return exc.sqlstate in ("42501", "42704") or exc.sqlstate[:2] not in _NO_VERDICTS
