@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
+# What speaks to a server; the rest starts servers and programs of its own.
+THROUGH_POOLER = $(addprefix tests/test_,$(addsuffix .py,batching batching_model chat_history columns document \
+	document_batches fastapi ingestion pool query repository schema search transaction))
 
 .PHONY: demo test test-pooler check fuzz bench bench-quick bench-startup format clean
 
