@@ -103,8 +103,11 @@ def swap(root: bytes, outside: bytes, name: bytes, kind: str) -> None:
     path, new = os.path.join(root, name), os.path.join(root, b".new")
     with suppress(OSError):
         if kind == "grown":
-            with open(path, "ab") as file:
-                file.write(INSIDE * 100)
+            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # it may be a FIFO
+            try:
+                os.write(file, INSIDE * 100)
+            finally:
+                os.close(file)
             return
         if stat.S_ISDIR(os.lstat(path).st_mode):
             os.rename(path, os.path.join(root, b".moved" + os.urandom(4).hex().encode()))
