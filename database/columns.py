@@ -67,7 +67,7 @@ _READ = """
     SELECT json_build_object(
         'kind', relation.relkind::text,
         'row_security', relation.relrowsecurity,
-        'triggers', (SELECT coalesce(bit_or(tgtype), 0)
+        'triggers', (SELECT json_agg(tgtype ORDER BY oid)
                        FROM pg_catalog.pg_trigger
                       WHERE tgrelid = relation.oid AND NOT tgisinternal),
         'rules', EXISTS (SELECT
@@ -206,9 +206,8 @@ class Table:
         self.source = source
         self.kind: str = said["kind"]
         self.row_security: bool = said["row_security"]
-        # https://www.postgresql.org/docs/current/catalog-pg-trigger.html: 1 row, 2 before, 64 instead of
-        self.has_triggers = bool(said["triggers"])
-        self.may_drop_rows = bool(said["triggers"] & (2 | 64)) or said["rules"] or self.kind not in ("r", "p")
+        self.has_rules: bool = said["rules"]
+        self._triggers: list[int] = said["triggers"] or []
         self.columns = {each[0]: _column(name, infos, each) for each in said["columns"] or ()}
         self.keys = [Key(primary, tuple(columns)) for primary, columns in said["keys"] or ()]
         self.primary_key = next((key.columns for key in self.keys if key.is_primary), ())
@@ -295,6 +294,18 @@ class Table:
     def shares(self) -> bool:
         """True where concurrent calls by id may share statements."""
         return self.compares_ids and (self.id_column.name,) in {key.columns for key in self.keys}
+
+    # -- what else happens to its rows; triggers are bits of
+    # https://www.postgresql.org/docs/current/catalog-pg-trigger.html: 1 for each row, 2 before, 64 instead of
+
+    def has_triggers(self, events: int) -> bool:
+        """True where a trigger is fired by one of *events* (4 insert, 8 delete, 16 update)."""
+        return any(bits & events for bits in self._triggers)
+
+    def is_plain(self, events: int) -> bool:
+        """True where nothing can drop a row, or change it, before one of *events*."""
+        may_change = any(bits & events and bits & 1 and bits & (2 | 64) for bits in self._triggers)
+        return self.kind in ("r", "p") and not self.has_rules and not may_change
 
     # -- built statements
 

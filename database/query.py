@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from .exceptions import ColumnMatchError, InvalidDataError
 
 if TYPE_CHECKING:
+    from asyncpg import Record
+
     from .columns import Column, Table
     from .exceptions import DatabaseError
 
@@ -56,16 +58,26 @@ class Built:
     """
     A statement and how its parameters are made: for each, a function of the next value, or a constant.
 
-    *columns* are those that it returns, *decoders* what is done with some of them.
+    *columns* are those that it returns, before anything else, *decoders* what is done with some of them.
     """
 
-    __slots__ = ("columns", "decoders", "sources", "sql")
+    __slots__ = ("columns", "decoders", "names", "sources", "sql")
 
     def __init__(self, sql: str, sources: Iterable[tuple[Encode | None, Any]], columns: Sequence[Column]) -> None:
         self.sql = sql
         self.sources = tuple(sources)
         self.columns = tuple(columns)
+        self.names = tuple([column.name for column in columns])
         self.decoders = [(column.name, column.type.decode) for column in columns if column.type.decode is not None]
+
+    def read(self, row: Record) -> dict[str, Any]:
+        """A *row* that it has returned, as a fresh dict."""
+        values = dict(zip(self.names, row, strict=False))
+        for name, decode in self.decoders:
+            value = values[name]
+            if value is not None:
+                values[name] = decode(value)
+        return values
 
     def arguments(self, values: Iterable[Any]) -> list[Any]:
         """The parameters for *values*; raises `InvalidDataError` where one does not fit."""
@@ -505,7 +517,7 @@ def build_select(table: Table, wanted: Selection) -> Built:
 
 
 def build_page(table: Table, wanted: Selection) -> Built:
-    """As `build_select` with limit and offset, and the number of all rows as the first column: also without a row."""
+    """As `build_select` with limit and offset, and the number of all rows as the last column: also without a row."""
     parameters = _Parameters()
     columns = tuple(table.match_all(wanted.columns)) or all_columns(table)
     where = write_where(wanted.where, table, parameters)
@@ -514,10 +526,10 @@ def build_page(table: Table, wanted: Selection) -> Built:
     returned = _returned(table, columns, guarded=wanted.guarded and not wanted.columns)
     sql = (
         f"WITH page AS (\n"
-        f"  SELECT row_number() OVER ({f'ORDER BY {numbered}' if numbered else ''}) AS __place, {returned}\n"
+        f"  SELECT {returned}, row_number() OVER ({f'ORDER BY {numbered}' if numbered else ''}) AS __place\n"
         f"  FROM {table.sql} AS this{where}{_write_order(order)}\n"
         f" LIMIT ${parameters.add(_same)}::bigint OFFSET ${parameters.add(_same)}::bigint\n)\n"
-        f"SELECT __total, page.*\n"
+        f"SELECT page.*, __total\n"
         f"  FROM (SELECT count(*) AS __total FROM {table.sql} AS this{where}) AS counted\n"
         f"  LEFT JOIN page ON true\n ORDER BY __place"
     )
@@ -549,16 +561,19 @@ def build_get(table: Table, key: Column, *, guarded: bool) -> Built:
 
 def build_get_shared(table: Table, key: Column) -> Built:
     """
-    The rows whose *key* is in $1, as many as fit into $2 bytes, at least one; `__fits` is the last column.
+    The rows whose *key* is in $1, where each stands once; `__fits` is the last column.
 
-    The bytes are those of the columns that may be large, whose lengths the server knows without reading them.
+    Of what is longer than $2 bytes, those that were asked for first, at least one. The bytes are those of the columns
+    that may be large, whose lengths the server knows without reading them.
     """
     columns = all_columns(table)
-    wide = [column for column in columns if column.type.wide is not None]
-    keys = f"this.{key.sql} = ANY({key.type.list_parameter(1)})"
+    wide = [column for column in columns if column.type.wide is not None and column is not key]
     if not wide:
         returned = _returned(table, columns, guarded=True)
-        sql = f"SELECT {returned}, true AS __fits\n  FROM {table.sql} AS this\n WHERE {keys} AND $2::bigint IS NOT NULL"
+        sql = (
+            f"SELECT {returned}, true AS __fits\n  FROM {table.sql} AS this\n"
+            f" WHERE this.{key.sql} = ANY({key.type.list_parameter(1)}) AND $2::bigint IS NOT NULL"
+        )
         return Built(sql, (), columns)
     size = " + ".join(f"coalesce({(column.type.wide or '').format(f'this.{column.sql}')}, 0)" for column in wide)
     returned = ", ".join(
@@ -570,9 +585,10 @@ def build_get_shared(table: Table, key: Column) -> Built:
     sql = (
         f"SELECT {returned}, __fits\n"
         f"  FROM (SELECT this.*, ({guard}) IS NOT NULL OR true AS __guarded,\n"
-        f"               sum({size}) OVER (ROWS UNBOUNDED PRECEDING) - ({size}) < $2 AS __fits\n"
-        f"          FROM {table.sql} AS this\n"
-        f"         WHERE {keys}) AS found"
+        f"               sum(__size) OVER (ORDER BY asked.__number ROWS UNBOUNDED PRECEDING) - __size < $2 AS __fits\n"
+        f"          FROM unnest({key.type.list_parameter(1)}) WITH ORDINALITY AS asked (__key, __number)\n"
+        f"          JOIN {table.sql} AS this ON this.{key.sql} = {key.type.from_list('asked.__key')}\n"
+        f"         CROSS JOIN LATERAL (SELECT {size} AS __size) AS measured) AS found"
     )
     return Built(sql, (), columns)
 
@@ -630,23 +646,26 @@ def build_insert_many(
     return Built(sql, (), all_columns(table) if returning else ())
 
 
-def write_upsert(table: Table, columns: Sequence[Column], key: Sequence[Column], own_key: Column | None) -> str:
-    """The ON CONFLICT clause that replaces all *columns* but those of the *key*, and keeps updated_at."""
-    changed = [column for column in columns if column not in key and column is not own_key]
-    assignments = [f"{column.sql} = excluded.{column.sql}" for column in changed or key]
+def changed_columns(table: Table, columns: Sequence[Column], key: Sequence[Column]) -> list[Column]:
+    """Those of *columns* that an upsert changes in a row that is there: not its key, nor its primary key."""
+    return [column for column in columns if column not in key and column.name not in table.primary_key]
+
+
+def write_upsert(table: Table, columns: Sequence[Column], key: Sequence[Column]) -> str:
+    """The ON CONFLICT clause that replaces the `changed_columns`, and keeps updated_at."""
+    changed = changed_columns(table, columns, key) or key
+    assignments = [f"{column.sql} = excluded.{column.sql}" for column in changed]
     assignments += _touch(table, columns)
     names = ", ".join(column.sql for column in key)
     return f"\n    ON CONFLICT ({names}) DO UPDATE SET {', '.join(assignments)}"
 
 
-def build_upsert(
-    table: Table, columns: Sequence[Column], key: Sequence[Column], own_key: Column | None, *, guarded: bool
-) -> Built:
+def build_upsert(table: Table, columns: Sequence[Column], key: Sequence[Column], *, guarded: bool) -> Built:
     """One row, inserted or put in the place of the one with the same *key*; the last column tells which."""
     parameters = _Parameters()
     names = ", ".join(column.sql for column in columns)
     values = ", ".join(parameters.value(column) for column in columns)
-    conflict = write_upsert(table, columns, key, own_key)
+    conflict = write_upsert(table, columns, key)
     returned = _returned(table, all_columns(table), guarded=guarded)
     sql = (
         f"INSERT INTO {table.sql} AS this ({names})\nVALUES ({values}){conflict}\n"
@@ -680,15 +699,19 @@ def build_update(
     return parameters.build(sql, all_columns(table))
 
 
-def _locked(table: Table, key: Column, keys: str) -> str:
-    """In the order of the keys, as all statements that lock several rows: in different orders they would deadlock."""
+def _locked(table: Table, key: Column, keys: str, strength: str) -> str:
+    """
+    In the order of the keys, as all statements that lock several rows: in different orders they would deadlock.
+
+    That is the order of `keyed.in_order`: of texts, that of their bytes.
+    """
     return f"""
     locked AS MATERIALIZED (
         SELECT this.{key.sql} AS key
           FROM lock_guard, {table.sql} AS this
          WHERE this.{key.sql} = ANY({keys})
-         ORDER BY this.{key.sql}
-           FOR UPDATE OF this
+         ORDER BY this.{key.sql}{' COLLATE "C"' if key.type.kind == "text" else ""}
+           FOR {strength} OF this
     )
     """
 
@@ -700,8 +723,11 @@ def build_update_shared(table: Table, columns: Sequence[Column], key: Column, gu
         f"{column.sql} = {column.type.from_list(f'given.c{number}')}" for number, column in enumerate(columns, 2)
     ]
     assignments += _touch(table, columns)
+    # as strong as the lock that UPDATE takes by itself: rows that refer to this one are in nobody's way
+    unique = {name for each in table.keys for name in each.columns}
+    strength = "NO KEY UPDATE" if unique.isdisjoint(column.name for column in columns) else "UPDATE"
     sql = (
-        f"WITH {guard},{_locked(table, key, key.type.list_parameter(2))}"
+        f"WITH {guard},{_locked(table, key, key.type.list_parameter(2), strength)}"
         f"UPDATE {table.sql} AS this\n   SET {', '.join(assignments)}\n  FROM locked\n"
         f"  JOIN {source} ON given.c1 = locked.key\n WHERE this.{key.sql} = locked.key\n"
         f"RETURNING {_returned(table, all_columns(table), guarded=True)}, given.number AS __number"
@@ -722,7 +748,7 @@ def build_delete(table: Table, where: Shape | None, *, returning: bool, guarded:
 def build_delete_shared(table: Table, key: Column, guard: str) -> Built:
     """The rows whose *key* is in $2 are deleted; the rows come with `__number`, the place of their key, from 1."""
     sql = (
-        f"WITH {guard},{_locked(table, key, key.type.list_parameter(2))}"
+        f"WITH {guard},{_locked(table, key, key.type.list_parameter(2), 'UPDATE')}"
         f"DELETE FROM {table.sql} AS this\n USING locked\n"
         f"  JOIN {_given([key], 2)[0]} ON given.c1 = locked.key\n WHERE this.{key.sql} = locked.key\n"
         f"RETURNING {_returned(table, all_columns(table), guarded=True)}, given.number AS __number"

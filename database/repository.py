@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 from . import columns as catalog
@@ -23,17 +24,15 @@ from .exceptions import (
     SchemaError,
 )
 from .keyed import (
-    RowStatement,
     changed_row,
-    conflict_key,
     deleted_row,
-    given_key,
     new_row,
     row_by_id,
+    stored_row,
     upserted_row,
     written_columns,
 )
-from .many_rows import RowGroup, group_rows, store_rows
+from .many_rows import store_rows
 from .placeholders import number_names
 from .query import (
     Built,
@@ -52,7 +51,7 @@ from .query import (
     read_where,
     split_names,
 )
-from .rows import finish_row, finish_upserted, read_row, to_dict, to_model
+from .rows import read_row, read_upserted, to_model
 from .values import JSON_NULL, fields_of
 
 if TYPE_CHECKING:
@@ -126,23 +125,27 @@ async def _row(
     schema: str,
     conn: Connection | None,
     model: type[Any] | None,
-    prepare: Callable[[Table], tuple[RowStatement[Any], Any]],
-    finish: Callable[[Record, Built, type[Any] | None, Table], Any],
+    prepare: Callable[[Table], tuple[Awaitable[Record | None], Callable[[Record], dict[str, Any]]]],
 ) -> Any:
-    """As `_on`, for the one row of the call that *prepare* makes ready; None where there is none."""
+    """
+    As `_on`, for the one row of a call, None where there is none: *prepare* makes the call, and says how to read it.
+
+    What is read is no part of what may be done again: the row is stored, whether it fits the model or not.
+    """
     known = catalog.known_table(table, schema, conn)
     if known is None or (conn is not None and _is_old(known, conn)):
         fresh = await catalog.read_table(table, schema, conn, known)
     else:
         try:
-            statement, item = prepare(known)
-            row = await statement.call(item, conn)
-            return None if row is None else finish(row, statement.built, model, known)
+            call, read = prepare(known)
+            row = await call
         except RepositoryError as exc:
             fresh = await _after_change(exc, known, conn)
-    statement, item = prepare(fresh)
-    row = await statement.call(item, conn)
-    return None if row is None else finish(row, statement.built, model, fresh)
+        else:
+            return None if row is None else to_model(model, read(row), table)
+    call, read = prepare(fresh)
+    row = await call
+    return None if row is None else to_model(model, read(row), table)
 
 
 async def _after_change(exc: RepositoryError, known: Table, conn: Connection | None) -> Table:
@@ -194,7 +197,7 @@ async def _select(
     built = known.query(("select", wanted), lambda: build_select(known, wanted))
     arguments = built.arguments(values)
     rows = await _read(conn, f"read table {known.name!r}", lambda c: c.fetch(built.sql, *arguments))
-    return [to_model(model, to_dict(row, built), known.name) for row in rows]
+    return [to_model(model, built.read(row), known.name) for row in rows]
 
 
 async def fetch(
@@ -300,21 +303,26 @@ async def get_by_id_or_none(
 ) -> M | None:
     """The row whose primary key is *id*, None if there is none."""
 
-    def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
+    def prepare(known: Table) -> Any:
         statement = row_by_id(known)
-        return statement, _key(statement.columns[0], id)
+        return statement.call(_key(statement.columns[0], id), conn), statement.built.read
 
-    return cast("M | None", await _row(table, schema, conn, model, prepare, finish_row))
+    return cast("M | None", await _row(table, schema, conn, model, prepare))
 
 
 async def get_by_id(
     table: str, id: Any, *, schema: str = "public", model: type[M] | None = None, conn: Connection | None = None
 ) -> M:
     """The row whose primary key is *id*; raises `RecordNotFoundError` if there is none."""
-    row = await get_by_id_or_none(table, id, schema=schema, model=model, conn=conn)
+
+    def prepare(known: Table) -> Any:
+        statement = row_by_id(known)
+        return statement.call(_key(statement.columns[0], id), conn), statement.built.read
+
+    row = await _row(table, schema, conn, model, prepare)
     if row is None:
         raise _not_found(table)
-    return row
+    return cast("M", row)
 
 
 def _key(column: Column, value: Any) -> Any:
@@ -355,7 +363,7 @@ async def get_many_by_id(
         found = {row[column.name]: row for row in records}
         as_read = (lambda key: key) if column.type.read_as is None else str
         wanted_rows = [found[as_read(key)] for key in encoded if as_read(key) in found]
-        return [to_model(model, to_dict(row, built), known.name) for row in wanted_rows]
+        return [to_model(model, built.read(row), known.name) for row in wanted_rows]
 
     return await _on(table, schema, conn, work)
 
@@ -468,9 +476,7 @@ async def fetch_page(
         built = known.query(("page", wanted), lambda: build_page(known, wanted))
         arguments = built.arguments([*values, page_size, offset])
         rows = await _read(conn, f"read table {known.name!r}", lambda c: c.fetch(built.sql, *arguments))
-        items = [to_dict(row, built) for row in rows if row["__place"] is not None]
-        for item in items:
-            del item["__total"], item["__place"]
+        items = [built.read(row) for row in rows if row["__place"] is not None]
         total = rows[0]["__total"]
         return {
             "items": [to_model(model, item, known.name) for item in items],
@@ -517,7 +523,7 @@ async def iterate(
         size = _FIRST_ROWS
         while rows := await _read(c, doing, lambda _: cursor.fetch(size)):  # noqa: B023 (awaited at once)
             for row in rows:
-                yield to_model(model, to_dict(row, built), named)
+                yield to_model(model, built.read(row), named)
             size = min(_MOST_ROWS, 2 * size, max(1, _ITERATE_BYTES * len(rows) // _bytes(rows)))
 
 
@@ -542,11 +548,11 @@ async def insert(
     given = read_row(values)
     names = tuple(given)
 
-    def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
+    def prepare(known: Table) -> Any:
         statement = new_row(known, names)
-        return statement, statement.encode(given.values())
+        return stored_row(known, statement, statement.encode(given.values()), conn), statement.built.read
 
-    return cast("M", await _row(table, schema, conn, model, prepare, finish_row))
+    return cast("M", await _row(table, schema, conn, model, prepare))
 
 
 async def update_by_id(
@@ -566,12 +572,12 @@ async def update_by_id(
     given = read_row(values, partial=True)
     names = tuple(given)
 
-    def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
+    def prepare(known: Table) -> Any:
         statement = changed_row(known, names)
         key = _key(statement.columns[0], id)
-        return statement, statement.encode((key, *given.values()))
+        return statement.call((key, *statement.encode(given.values(), 1)), conn), statement.built.read
 
-    changed = await _row(table, schema, conn, model, prepare, finish_row)
+    changed = await _row(table, schema, conn, model, prepare)
     if changed is None:
         raise _not_found(table)
     return cast("M", changed)
@@ -592,11 +598,11 @@ async def delete_by_id(
     under the same key meanwhile.
     """
 
-    def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
+    def prepare(known: Table) -> Any:
         statement = deleted_row(known)
-        return statement, _key(statement.columns[0], id)
+        return statement.call(_key(statement.columns[0], id), conn), statement.built.read
 
-    deleted = await _row(table, schema, conn, model, prepare, finish_row)
+    deleted = await _row(table, schema, conn, model, prepare)
     if deleted is None:
         raise _not_found(table)
     return cast("M", deleted)
@@ -621,11 +627,13 @@ async def upsert(
     given = read_row(values)
     names, conflict = tuple(given), split_names(conflict_columns)
 
-    def prepare(known: Table) -> tuple[RowStatement[Any], Any]:
+    def prepare(known: Table) -> Any:
         statement = upserted_row(known, names, conflict)
-        return statement, statement.encode(given.values())
+        item = statement.encode(given.values())
+        own_id = None if statement.own_key is None else item[-1]
+        return statement.call(item, conn), partial(read_upserted, statement.built, known, model, own_id)
 
-    return cast("M", await _row(table, schema, conn, model, prepare, finish_upserted))
+    return cast("M", await _row(table, schema, conn, model, prepare))
 
 
 @overload
@@ -674,7 +682,7 @@ async def update(
     shape, conditions = read_where(where)
     _check_where(shape, all_rows, "update", table)
 
-    async def work(known: Table) -> list[Any] | int:
+    async def work(known: Table) -> list[dict[str, Any]] | int:
         guarded = _guarded(conn)
 
         def build() -> Built:
@@ -685,9 +693,9 @@ async def update(
 
         built = known.query(("update", names, shape, returning, guarded), build)
         arguments = built.arguments([*given.values(), *conditions])
-        return await _change(known, built, arguments, f"update table {known.name!r}", returning, model, conn)
+        return await _change(built, arguments, f"update table {known.name!r}", returning, conn)
 
-    return await _on(table, schema, conn, work)
+    return _to_models(model, await _on(table, schema, conn, work), table)
 
 
 @overload
@@ -730,16 +738,16 @@ async def delete(
     shape, values = read_where(where)
     _check_where(shape, all_rows, "delete", table)
 
-    async def work(known: Table) -> list[Any] | int:
+    async def work(known: Table) -> list[dict[str, Any]] | int:
         guarded = _guarded(conn)
         built = known.query(
             ("delete", shape, returning, guarded),
             lambda: build_delete(known, shape, returning=returning, guarded=guarded),
         )
         arguments = built.arguments(values)
-        return await _change(known, built, arguments, f"delete from table {known.name!r}", returning, model, conn)
+        return await _change(built, arguments, f"delete from table {known.name!r}", returning, conn)
 
-    return await _on(table, schema, conn, work)
+    return _to_models(model, await _on(table, schema, conn, work), table)
 
 
 def _check_where(shape: Shape | None, all_rows: bool, verb: str, table: str) -> None:
@@ -758,19 +766,19 @@ def _says_something(shape: Shape) -> bool:
 
 
 async def _change(
-    known: Table,
-    built: Built,
-    arguments: list[Any],
-    doing: str,
-    returning: bool,
-    model: type[Any] | None,
-    conn: Connection | None,
-) -> list[Any] | int:
+    built: Built, arguments: list[Any], doing: str, returning: bool, conn: Connection | None
+) -> list[dict[str, Any]] | int:
     if not returning:
         status = await _write(conn, doing, lambda c: c.execute(built.sql, *arguments))
         return int(status.rpartition(" ")[2])
-    rows = await _write(conn, doing, lambda c: c.fetch(built.sql, *arguments))
-    return [to_model(model, to_dict(row, built), known.name) for row in rows]
+    return [built.read(row) for row in await _write(conn, doing, lambda c: c.fetch(built.sql, *arguments))]
+
+
+def _to_models(model: type[Any] | None, rows: list[dict[str, Any]] | int, table: str) -> list[Any] | int:
+    """Not where a call may be done again: the rows are changed, whether they fit the model or not."""
+    if model is None or isinstance(rows, int):
+        return rows
+    return [to_model(model, row, table) for row in rows]
 
 
 # --- many rows
@@ -812,17 +820,7 @@ async def insert_many(
     `InvalidDataError` where two of them have the same key, else as `insert`.
     """
     given = _listed(rows)
-
-    async def work(known: Table) -> list[Any] | int:
-        groups = []
-        for names, members, numbers in group_rows(given):
-            group = RowGroup(known, names, members)
-            if places := given_key(known, group.columns):
-                group.sort(known, places, numbers)
-            groups.append((group, numbers))
-        return await store_rows(known, groups, None, returning, model, conn)
-
-    return await _on(table, schema, conn, work)
+    return await _on(table, schema, conn, lambda known: store_rows(known, given, None, returning, model, conn))
 
 
 @overload
@@ -864,17 +862,7 @@ async def upsert_many(
     them have the same key, else as `insert`.
     """
     given, conflict = _listed(rows), split_names(conflict_columns)
-
-    async def work(known: Table) -> list[Any] | int:
-        groups = []
-        for names, members, numbers in group_rows(given):
-            group = RowGroup(known, names, members)
-            key = conflict_key(known, conflict, group.columns)
-            group.sort(known, tuple([group.columns.index(column) for column in key]), numbers)
-            groups.append((group, numbers))
-        return await store_rows(known, groups, conflict, returning, model, conn)
-
-    return await _on(table, schema, conn, work)
+    return await _on(table, schema, conn, lambda known: store_rows(known, given, conflict, returning, model, conn))
 
 
 def _listed(rows: Iterable[Any]) -> list[Any]:
