@@ -467,12 +467,14 @@ def _returned(table: Table, columns: Sequence[Column], *, guarded: bool) -> str:
     """
     The expressions that return *columns*.
 
-    *guarded*: the statement fails once the table has another number of columns. What is behind OR is looked at when
-    the server parses it, again after each change of the table, and never executed.
+    *guarded*: the statement fails once the table has another number of columns, or other types. What is behind OR is
+    looked at when the server parses it, again after each change of the table, and never executed.
     """
     expressions = [column.type.reading(f"this.{column.sql}") for column in columns]
     if guarded and expressions:
-        nulls = ", ".join(["NULL"] * len(table.columns))
+        # only the server's own types: for others, a right to their schema might be needed
+        names = [column.type.name for column in table.columns.values()]
+        nulls = ", ".join(f"NULL::{name}" if name.startswith('"pg_catalog".') else "NULL" for name in names)
         guard = f"true OR EXISTS (SELECT this.* UNION ALL SELECT {nulls})"
         expressions[0] = f"CASE WHEN {guard} THEN {expressions[0]} END"
     return ", ".join(f"{expression} AS {column.sql}" for expression, column in zip(expressions, columns, strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
@@ -382,7 +383,7 @@ async def get_by_uuid(
         primary = [name for name in known.primary_key if name in uuids and len(known.primary_key) == 1]
         for candidates in (["uuid"] * ("uuid" in known.columns), primary, uuids):
             if len(candidates) == 1:
-                return await fetch_one(table, {candidates[0]: uuid}, schema=schema, model=model, conn=conn)
+                return await get_by_column(table, candidates[0], uuid, schema=schema, model=model, conn=conn)
         which = "several columns" if uuids else "no column"
         raise ColumnMatchError(f"table {known.name!r} has {which} of type uuid: name one, with get_by_column()")
 
@@ -502,8 +503,9 @@ async def iterate(
     """
     The rows that fit *where*, one after the other, all as they were at the first, in constant memory.
 
-    A server-side cursor in a transaction: without *conn*, a connection is held until the last row, or until the
-    iterator is closed (`contextlib.aclosing` does so where the loop is left early).
+    A server-side cursor: in the transaction that *conn* is in, or, without *conn*, on a connection that is held until
+    the last row, or until the iterator is closed (`contextlib.aclosing` does so where the loop is left early). Raises
+    `RepositoryError` where *conn* is in no transaction.
     """
     shape, values = read_where(where)
     wanted = Selection(columns=split_names(columns), where=shape, order_by=_order(order_by), guarded=False)
@@ -512,7 +514,10 @@ async def iterate(
         built = known.query(("select", wanted), lambda: build_select(known, wanted))
         return known.name, built, built.arguments(values)
 
-    async with get_db_transaction(conn=conn, readonly=conn is None) as c:
+    if conn is not None and not conn.is_closed() and not conn.is_in_transaction():
+        # of our own it would hold what the caller does meanwhile, and undo it where the loop is left early
+        raise RepositoryError("iterate() with conn= needs a transaction: async with get_db_transaction(conn=conn)")
+    async with nullcontext(conn) if conn is not None else get_db_transaction(readonly=True) as c:
         # what is known is confirmed first: a cursor that fails cannot be tried again in its transaction
         known = catalog.known_table(table, schema, c)
         if known is not None:
@@ -905,26 +910,23 @@ async def execute_raw(
     async def run(c: Connection) -> list[Record]:
         return await c.fetch(query, *values)
 
-    async def run_in(c: Connection) -> list[Record]:
+    async def run_in(c: Connection, *, local: bool = True) -> list[Record]:
         if schema == "public":
             return await _write(c, "execute the statement", run)
         before = await c.fetchval("SELECT current_setting('search_path')")
-        await c.execute("SELECT set_config('search_path', $1, true)", f"{quote_identifier(schema)}, {before}")
+        await c.execute("SELECT set_config('search_path', $1, $2)", f"{quote_identifier(schema)}, {before}", local)
         rows = await _write(c, "execute the statement", run)
-        await c.execute("SELECT set_config('search_path', $1, true)", before)
+        await c.execute("SELECT set_config('search_path', $1, $2)", before, local)
         return rows
 
     if schema != "public" and not await schema_exists(schema, conn=conn):
         raise SchemaError(f"Schema {schema!r} not found.", sqlstate="3F000")
-    rows = await _run_raw(run_in, run, schema, conn)
+    rows = await _run_raw(run_in, schema, conn)
     return [cast("M", to_model(model, dict(row), "of the statement")) for row in rows]
 
 
 async def _run_raw(
-    run_in: Callable[[Connection], Awaitable[list[Record]]],
-    run: Callable[[Connection], Awaitable[list[Record]]],
-    schema: str,
-    conn: Connection | None,
+    run_in: Callable[..., Awaitable[list[Record]]], schema: str, conn: Connection | None
 ) -> list[Record]:
     if conn is not None:
         if schema == "public":
@@ -936,8 +938,8 @@ async def _run_raw(
     except DatabaseError as exc:
         if exc.sqlstate != "25001":  # active_sql_transaction: it refuses to run inside one
             raise
-    async with get_db_connection() as c:
-        return await _write(c, "execute the statement", run)
+    async with get_db_connection() as c:  # whose session is reset afterwards
+        return await run_in(c, local=False)
 
 
 # --- tables and schemas

@@ -146,16 +146,20 @@ def _numeric(modifier: int) -> Coerce:
     precision, scale = ((modifier - 4) >> 16 & 0xFFFF, (modifier - 4) & 0x7FF) if modifier >= 0 else (0, 0)
     scale = (scale ^ 1024) - 1024  # 11 bits with a sign
     digits = precision - scale if precision else 131_072
+    # from here on it is rounded to a number with one digit more; comparisons of Decimal are exact
+    limit = Decimal(f"{'9' * precision}5E{-scale - 1}") if precision else Decimal(f"1E{digits}")
 
     def coerce(value: Any) -> Decimal:
+        if not isinstance(value, int | float | str | Decimal) and hasattr(value, "__index__"):
+            value = operator.index(value)  # of numpy's integers
         if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
             raise UnfitError(f"needs a Decimal, not {kind_of(value)}")
         try:
-            number = Decimal(repr(value) if isinstance(value, float) else value)
+            number = Decimal(float.__repr__(value) if isinstance(value, float) else value)
         except (InvalidOperation, ValueError) as exc:
             raise UnfitError("needs a Decimal, or its text") from exc
         if number.is_finite():
-            if number and number.adjusted() >= digits:
+            if number.copy_abs() >= limit:
                 raise UnfitError(f"holds numbers of up to {digits} digits before the point; this one has more")
             if int(number.as_tuple().exponent) < -16_383:
                 raise UnfitError("holds numbers of up to 16383 digits behind the point; this one has more")
@@ -215,6 +219,13 @@ def check_text(value: str) -> str:
         except UnicodeEncodeError as exc:
             raise UnfitError("cannot hold a text with a lone surrogate") from exc
     return value
+
+
+def _name(value: Any) -> str:
+    text: str = _text(None)(value)
+    if len(text.encode()) > 63:  # the server would cut it off and say nothing
+        raise UnfitError("holds texts of up to 63 bytes; this one has more")
+    return text
 
 
 def _text(limit: int | None) -> Coerce:
@@ -715,8 +726,10 @@ def _make_base(info: TypeInfo, name: str, label: str, modifier: int) -> Type:
             return Type(name=name, label=label, coerce=_PLAIN[info.name], sent_as=name, wide=wide, fit=fit)
         if info.name == "numeric":
             return Type(name=name, label=label, coerce=_numeric(modifier), sent_as=name)
-        if info.name in ("text", "varchar", "bpchar", "name"):
-            limit = 63 if info.name == "name" else modifier - 4 if modifier >= 4 else None
+        if info.name == "name":
+            return Type(name=name, label=label, coerce=_name, sent_as=name, kind="text")
+        if info.name in ("text", "varchar", "bpchar"):
+            limit = modifier - 4 if modifier >= 4 else None
             wide = _OCTETS if limit is None or limit > 1_000 else None
             return Type(
                 name=name, label=label, coerce=_text(limit), sent_as=name, wide=wide, fit=_all_text(limit), kind="text"
