@@ -397,7 +397,20 @@ def _session(conn: Connection) -> object:
 
 
 def _catalog(owner: object) -> _Catalog:
-    return _catalogs.get(owner) or _catalogs.setdefault(owner, _Catalog())
+    catalog = _known_catalog(owner)
+    if catalog is None:
+        catalog = _Catalog()
+        if isinstance(owner, Pool):
+            owner.catalog = catalog
+        else:
+            _catalogs[owner] = catalog
+    return catalog
+
+
+def _known_catalog(owner: object | None) -> _Catalog | None:
+    if isinstance(owner, Pool):
+        return cast("_Catalog | None", owner.catalog)
+    return None if owner is None else _catalogs.get(owner)
 
 
 def _of_transaction(conn: Connection) -> _Catalog | None:
@@ -410,11 +423,10 @@ def _of_transaction(conn: Connection) -> _Catalog | None:
 
 def known_table(name: str, schema: str, conn: Connection | None) -> Table | None:
     """What is known of a table without asking; None where nothing is."""
-    owner = _owner(conn)
-    catalog = None if owner is None else _catalogs.get(owner)
     try:
         if conn is not None and (own := _of_transaction(conn)) is not None and (schema, name) in own.tables:
             return own.tables[schema, name]
+        catalog = _known_catalog(_owner(conn))
         return None if catalog is None else catalog.tables.get((schema, name))
     except TypeError:  # no str, which read_table explains
         return None
@@ -473,9 +485,8 @@ async def _read(name: str, schema: str, conn: Connection | None, owner: object, 
 
 def forget_table(table: Table, conn: Connection | None) -> None:
     """Have the next call read the catalog again."""
-    owner = _owner(conn)
     of_transaction = None if conn is None else _of_transaction(conn)
-    for catalog in (None if owner is None else _catalogs.get(owner), of_transaction):
+    for catalog in (_known_catalog(_owner(conn)), of_transaction):
         if catalog is not None and catalog.tables.get((table.schema, table.name)) is table:
             del catalog.tables[table.schema, table.name]
 

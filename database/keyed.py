@@ -121,7 +121,8 @@ def _bytes(values: Iterable[Any]) -> int:
 
 def row_by_id(table: Table) -> RowStatement[Any]:
     """Read the row under a key."""
-    return table.statement("get", lambda: _row_by_id(table))
+    known = table.statements.get("get")
+    return known if known is not None else table.statement("get", lambda: _row_by_id(table))
 
 
 def _row_by_id(table: Table) -> RowStatement[Any]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice, repeat
-from operator import contains, itemgetter
+from contextlib import suppress
+from itertools import islice
+from operator import itemgetter
 from typing import Any, TypeVar, cast
 
 from .columns import Column, Table
@@ -27,7 +28,7 @@ from .keyed import (
     written_columns,
 )
 from .pool import PooledConnection
-from .query import Built, build_insert_many, write_upsert
+from .query import Built, build_any, build_insert_many, write_upsert
 from .rows import read_row, read_upserted, to_model
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ T = TypeVar("T")
 _COPY_ROWS = 50  # from so many rows on, COPY is faster than one INSERT
 _STAGED_ROWS = 2_000  # from so many rows on, an upsert goes through a temporary table
 _ROWS_PER_STATEMENT = 5_000
+_ROWS_PER_PIECE = 1_000
 
 
 class RowGroup:
@@ -54,8 +56,19 @@ class RowGroup:
     ) -> None:
         self.columns, self.own_key = written_columns(known, names)
         self.numbers = numbers
-        given = (list(map(itemgetter(name), rows)) for name in names)
-        self.lists = [column.encode_all(values) for column, values in zip(self.columns, given, strict=True)]
+        self.records: list[tuple[Any, ...]] = []
+        self.lists: list[list[Any]] = [[] for _ in names]
+        self.is_as_given = True
+        pick = itemgetter(*names) if len(names) > 1 else lambda row: tuple([row[name] for name in names])
+        # in pieces that the processor's cache holds from the first look at a value to the last
+        for start in range(0, len(rows), _ROWS_PER_PIECE):
+            records = list(map(pick, rows[start : start + _ROWS_PER_PIECE]))
+            self.records += records
+            for place, column in enumerate(self.columns):
+                given = list(map(itemgetter(place), records))
+                values = column.encode_all(given)
+                self.lists[place] += values
+                self.is_as_given = self.is_as_given and values is given
         if conflict is None:
             places = given_key(known, self.columns)
         else:
@@ -77,6 +90,7 @@ class RowGroup:
     def sort(self) -> None:
         """Sort by the keys: concurrent calls that lock the same rows in different orders would deadlock."""
         order = in_order(self.keys)
+        self.is_as_given = False
         self.lists = [[values[number] for number in order] for values in self.lists]
         self.numbers = [self.numbers[number] for number in order]
 
@@ -87,7 +101,13 @@ def make_groups(known: Table, rows: Sequence[Any], conflict: tuple[str, ...] | N
 
     Raises `InvalidDataError` where two of them have the same key.
     """
-    groups = [RowGroup(known, *group, conflict) for group in _group_rows(rows)]
+    groups = None
+    if rows and set(map(type, rows)) == {dict} and len(set(map(len, rows))) == 1:
+        # all have values for the same names, as nearly always: as many as the first one has, and none is missing
+        with suppress(KeyError):
+            groups = [RowGroup(known, tuple(rows[0]), rows, range(len(rows)), conflict)]
+    if groups is None:
+        groups = [RowGroup(known, *group, conflict) for group in _group_rows(rows)]
     by_key: dict[tuple[str, ...], list[RowGroup]] = {}
     for group in groups:
         by_key.setdefault(tuple([column.name for column in group.key]), []).append(group)
@@ -120,19 +140,8 @@ def _check_twice(known: Table, groups: Sequence[RowGroup]) -> None:
             )
 
 
-def _are_alike(rows: Sequence[Any]) -> bool:
-    """Whether all rows are dicts with values for the same names, as nearly always."""
-    if set(map(type, rows)) != {dict} or len(set(map(len, rows))) != 1:
-        return False
-    names = tuple(rows[0])
-    # of as many names as the first row has, none other than its own
-    return all(type(name) is str and all(map(contains, rows, repeat(name))) for name in names)
-
-
 def _group_rows(rows: Sequence[Any]) -> list[tuple[tuple[str, ...], Sequence[Mapping[str, Any]], Sequence[int]]]:
     """The rows by the names that they have values for, and their numbers in the call."""
-    if rows and _are_alike(rows):
-        return [(tuple(rows[0]), rows, range(len(rows)))]
     groups: dict[tuple[str, ...], tuple[list[Mapping[str, Any]], list[int]]] = {}
     sorted_names: dict[tuple[str, ...], tuple[str, ...]] = {}
     for number, each in enumerate(rows):
@@ -195,20 +204,12 @@ async def _store_group(
     columns, lists = _stored(group)
     if not columns:
         return len(await _store_singly(known, new_row(known, ()), [()] * len(group), doing, c))
-    copies = _copies(known, columns, len(group), c)
-    if conflict is None and copies:
-        records = zip(*lists, strict=True)
-        status = await _write(
-            c,
-            doing,
-            lambda c: c.copy_records_to_table(
-                known.name, schema_name=known.schema, columns=[column.name for column in columns], records=records
-            ),
-        )
-        return _number(status)
     clause = "" if conflict is None else write_upsert(known, group.columns, group.key)
-    if copies and len(group) >= _STAGED_ROWS:
-        return await _store_staged(known, columns, lists, clause, doing, c)
+    if _copies(known, columns, len(group), c):
+        if conflict is None:
+            return await _copy(known, columns, _records(group, lists), doing, c)
+        if len(group) >= _STAGED_ROWS:
+            return await _upsert_by_copy(known, group, columns, lists, clause, doing, c)
     built = _built(known, columns, clause, returning=False)
     parts = _parts(columns, lists)
     return sum([_number(await _write(c, doing, lambda c: c.execute(built.sql, *part))) for part in parts])  # noqa: B023 (awaited at once)
@@ -247,6 +248,10 @@ def _stored(group: RowGroup) -> tuple[list[Column], list[list[Any]]]:
     return [*group.columns, group.own_key], [*group.lists, new_ids(len(group))]
 
 
+def _records(group: RowGroup, lists: Sequence[list[Any]]) -> Iterable[tuple[Any, ...]]:
+    return group.records if group.is_as_given and group.own_key is None else zip(*lists, strict=True)
+
+
 def _built(known: Table, columns: Sequence[Column], clause: str, *, returning: bool) -> Built:
     shape = ("many", tuple([column.name for column in columns]), clause, returning)
     return known.query(shape, lambda: build_insert_many(known, columns, None, "", returning=returning, conflict=clause))
@@ -264,10 +269,45 @@ def _number(status: str) -> int:
     return int(status.rpartition(" ")[2])
 
 
-async def _store_staged(
-    known: Table, columns: Sequence[Column], lists: Sequence[list[Any]], clause: str, doing: str, c: Connection
+async def _copy(
+    known: Table, columns: Sequence[Column], records: Iterable[tuple[Any, ...]], doing: str, c: Connection
 ) -> int:
-    """Upsert by COPY into a temporary table, and from there, in its order; COPY itself knows no ON CONFLICT."""
+    names = [column.name for column in columns]
+    return _number(
+        await _write(
+            c,
+            doing,
+            lambda c: c.copy_records_to_table(known.name, schema_name=known.schema, columns=names, records=records),
+        )
+    )
+
+
+async def _upsert_by_copy(
+    known: Table,
+    group: RowGroup,
+    columns: Sequence[Column],
+    lists: Sequence[list[Any]],
+    clause: str,
+    doing: str,
+    c: Connection,
+) -> int:
+    """Rows none of which is there go straight into the table, others through a temporary one."""
+    built = known.query(("any", tuple([column.name for column in group.key])), lambda: build_any(known, group.key))
+    keys = [column.type.to_list(lists[columns.index(column)]) for column in group.key]
+    if not await _write(c, doing, lambda c: c.fetchval(built.sql, *keys)):
+        try:
+            async with get_db_transaction(conn=c):
+                return await _copy(known, columns, _records(group, lists), doing, c)
+        except RepositoryError as exc:
+            if exc.sqlstate != "23505":  # unique_violation: somebody was quicker
+                raise
+    return await _store_staged(known, columns, _records(group, lists), clause, doing, c)
+
+
+async def _store_staged(
+    known: Table, columns: Sequence[Column], records: Iterable[tuple[Any, ...]], clause: str, doing: str, c: Connection
+) -> int:
+    """By COPY into a temporary table, and from there, in its order; COPY itself knows no ON CONFLICT."""
     names = ", ".join(column.sql for column in columns)
     stage = f"staged_{uuid7().hex}"
     create = f"CREATE TEMPORARY TABLE {stage} ON COMMIT DROP AS SELECT {names} FROM {known.sql} WITH NO DATA"
@@ -275,9 +315,7 @@ async def _store_staged(
 
     async def send(c: Connection) -> int:
         await c.execute(create)
-        await c.copy_records_to_table(
-            stage, columns=[column.name for column in columns], records=zip(*lists, strict=True)
-        )
+        await c.copy_records_to_table(stage, columns=[column.name for column in columns], records=records)
         status = await c.execute(merge)
         await c.execute(f"DROP TABLE pg_temp.{stage}")
         return _number(status)

@@ -58,31 +58,40 @@ class Built:
     """
     A statement and how its parameters are made: for each, a function of the next value, or a constant.
 
-    *columns* are those that it returns, before anything else, *decoders* what is done with some of them.
+    *columns* are those that it returns, before anything else; *read* makes a fresh dict of a row.
     """
 
-    __slots__ = ("columns", "decoders", "names", "sources", "sql")
+    __slots__ = ("columns", "read", "sources", "sql")
 
     def __init__(self, sql: str, sources: Iterable[tuple[Encode | None, Any]], columns: Sequence[Column]) -> None:
         self.sql = sql
         self.sources = tuple(sources)
         self.columns = tuple(columns)
-        self.names = tuple([column.name for column in columns])
-        self.decoders = [(column.name, column.type.decode) for column in columns if column.type.decode is not None]
-
-    def read(self, row: Record) -> dict[str, Any]:
-        """A *row* that it has returned, as a fresh dict."""
-        values = dict(zip(self.names, row, strict=False))
-        for name, decode in self.decoders:
-            value = values[name]
-            if value is not None:
-                values[name] = decode(value)
-        return values
+        self.read = _reader(self.columns)
 
     def arguments(self, values: Iterable[Any]) -> list[Any]:
         """The parameters for *values*; raises `InvalidDataError` where one does not fit."""
         following = iter(values)
         return [constant if encode is None else encode(next(following)) for encode, constant in self.sources]
+
+
+def _reader(columns: Sequence[Column]) -> Callable[[Record], dict[str, Any]]:
+    """
+    What makes a dict of a row: `lambda row: {"id": row[0], …}`.
+
+    Written out, as `namedtuple` does it, it takes a third of the time of a loop, which readers feel.
+    """
+    decoders = {f"decode{number}": column.type.decode for number, column in enumerate(columns) if column.type.decode}
+    entries = [
+        f"{column.name!r}: {f'row[{number}]' if column.type.decode is None else _DECODED.format(number)}"
+        for number, column in enumerate(columns)
+    ]
+    # nothing but numbers and the names of columns, as literals of Python
+    reader: Callable[[Record], dict[str, Any]] = eval(f"lambda row: {{{', '.join(entries)}}}", decoders)  # noqa: S307
+    return reader
+
+
+_DECODED = "None if row[{0}] is None else decode{0}(row[{0}])"
 
 
 class _Parameters:
@@ -550,6 +559,22 @@ def build_exists(table: Table, where: Shape | None) -> Built:
     parameters = _Parameters()
     written = write_where(where, table, parameters)
     return parameters.build(f"SELECT EXISTS (SELECT FROM {table.sql} AS this{written})")
+
+
+def build_any(table: Table, key: Sequence[Column]) -> Built:
+    """Whether there is a row whose *key* is among those given, one list a column."""
+    if len(key) == 1:
+        listed = key[0].type.list_parameter(1)
+        element = key[0].type.from_list("given.c1")
+        found = (
+            f"ANY({listed})" if element == "given.c1" else f"ANY(SELECT {element} FROM unnest({listed}) AS given (c1))"
+        )
+        return Built(f"SELECT EXISTS (SELECT FROM {table.sql} AS this WHERE this.{key[0].sql} = {found})", (), ())
+    source, _ = _given(key, 1)
+    same = " AND ".join(
+        f"this.{column.sql} = {column.type.from_list(f'given.c{number}')}" for number, column in enumerate(key, 1)
+    )
+    return Built(f"SELECT EXISTS (SELECT FROM {source} JOIN {table.sql} AS this ON {same})", (), ())
 
 
 def build_get(table: Table, key: Column, *, guarded: bool) -> Built:

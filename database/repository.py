@@ -8,7 +8,7 @@ and columns are looked up in the catalog before their names become SQL; values a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
@@ -499,7 +499,7 @@ async def iterate(
     schema: str = "public",
     model: type[M] | None = None,
     conn: Connection | None = None,
-) -> AsyncIterator[M]:
+) -> AsyncGenerator[M, None]:
     """
     The rows that fit *where*, one after the other, all as they were at the first, in constant memory.
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from ipaddress import ip_interface, ip_network
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -276,6 +277,10 @@ def _uuid(value: Any) -> UUID:
 
 
 # --- dates and times: without a zone, they are taken for UTC
+
+
+def _all_utc(values: list[Any]) -> bool:
+    return set(map(type, values)) == {datetime} and set(map(attrgetter("tzinfo"), values)) == {UTC}
 
 
 def _parsed(parse: Callable[[str], Any], value: str, what: str) -> Any:
@@ -661,6 +666,7 @@ _FIT: dict[str, Fit] = {
     "bytea": _all(bytes),
     "date": _all(date),
     "interval": _all(timedelta),
+    "timestamptz": _all_utc,
 }
 _PLAIN: dict[str, Coerce] = {
     "bool": _bool,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
@@ -102,9 +103,10 @@ async def test_a_missing_table_is_named_with_those_that_come_close() -> None:
         await db.fetch("public.users")
     with pytest.raises(SchemaError, match=r"Schema 'publik' not found. Did you mean: public\?"):
         await db.fetch("users", schema="publik")
-    for name in ("", "a\0b", "\ud800", "x" * 1_000, None, [], {"a": 1}):
+    names: list[Any] = ["", "a\0b", "\ud800", "x" * 1_000, None, [], {"a": 1}]
+    for name in names:
         with pytest.raises(SchemaError):
-            await db.fetch(name)  # type: ignore[arg-type]
+            await db.fetch(name)
 
 
 async def test_the_catalog_is_read_once(other: asyncpg.Connection[asyncpg.Record]) -> None:

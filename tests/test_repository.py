@@ -792,7 +792,7 @@ async def test_iterating_in_a_transaction_undoes_nothing_of_it() -> None:
         left = db.iterate("items", conn=conn)
         await anext(left)
         await db.insert("items", {"name": "in the loop"}, conn=conn)
-        await left.aclose()  # type: ignore[attr-defined]
+        await left.aclose()
     assert await db.count("items", {"name": "in the loop"}) == 2
     async with database.get_db_connection() as conn:
         with pytest.raises(RepositoryError, match="needs a transaction"):
