@@ -143,9 +143,9 @@ class SharedStatement(Generic[Item, Result]):
                 return await cast("Lane[Item, Result]", lane).call(item)
         return await self.perform_alone(item, conn)
 
-    async def perform_alone(self, item: Item, conn: Connection | None) -> Result:
+    def perform_alone(self, item: Item, conn: Connection | None) -> Awaitable[Result]:
         """As `call`, shared with nobody."""
-        return await perform(
+        return perform(
             lambda connection: self.alone(connection, item),
             conn=conn,
             kind=self.kind,

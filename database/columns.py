@@ -424,8 +424,10 @@ def _of_transaction(conn: Connection) -> _Catalog | None:
 def known_table(name: str, schema: str, conn: Connection | None) -> Table | None:
     """What is known of a table without asking; None where nothing is."""
     try:
-        if conn is not None and (own := _of_transaction(conn)) is not None and (schema, name) in own.tables:
-            return own.tables[schema, name]
+        if conn is not None and _of_transactions:
+            own = _of_transaction(conn)
+            if own is not None and (schema, name) in own.tables:
+                return own.tables[schema, name]
         catalog = _known_catalog(_owner(conn))
         return None if catalog is None else catalog.tables.get((schema, name))
     except TypeError:  # no str, which read_table explains

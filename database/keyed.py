@@ -14,16 +14,9 @@ from operator import itemgetter
 from typing import Any, Generic, TypeVar, cast
 
 from .batching import LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement, bytes_of
-from .columns import Column, Table, forget_table
-from .connect_db import Connection, Record
-from .exceptions import InvalidDataError, OutcomeUnknownError, RepositoryError
-from .ids import uuid7
-from .query import (
-    Built,
+from .change_rows import (
     build_delete,
     build_delete_shared,
-    build_get,
-    build_get_shared,
     build_insert,
     build_insert_many,
     build_update,
@@ -32,6 +25,12 @@ from .query import (
     changed_columns,
     write_upsert,
 )
+from .columns import Column, Table, forget_table
+from .connect_db import Connection, Record
+from .exceptions import InvalidDataError, OutcomeUnknownError, RepositoryError
+from .ids import uuid7
+from .query import Built
+from .select_rows import build_get, build_get_shared
 
 Item = TypeVar("Item")
 Row = Record | None

@@ -12,6 +12,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeVar, cast
 
+from .change_rows import build_insert_many, write_upsert
 from .columns import Column, Table
 from .connect_db import Connection, Record, get_db_transaction, perform, run_transaction
 from .exceptions import InvalidDataError, RepositoryError
@@ -28,8 +29,9 @@ from .keyed import (
     written_columns,
 )
 from .pool import PooledConnection
-from .query import Built, build_any, build_insert_many, write_upsert
+from .query import Built
 from .rows import read_row, read_upserted, to_model
+from .select_rows import build_any
 
 T = TypeVar("T")
 

@@ -14,7 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 from . import columns as catalog
+from .change_rows import build_delete, build_update
 from .columns import Column, Table
+from .conditions import Shape, read_where
 from .connect_db import Connection, Record, get_db_connection, get_db_transaction, perform, run_transaction
 from .exceptions import (
     ColumnMatchError,
@@ -35,24 +37,9 @@ from .keyed import (
 )
 from .many_rows import store_rows
 from .placeholders import number_names
-from .query import (
-    Built,
-    Order,
-    Selection,
-    Shape,
-    build_count,
-    build_delete,
-    build_exists,
-    build_page,
-    build_select,
-    build_update,
-    check_page,
-    quote_identifier,
-    read_order,
-    read_where,
-    split_names,
-)
+from .query import Built, check_page, quote_identifier, split_names
 from .rows import read_row, read_upserted, to_model
+from .select_rows import Order, Selection, build_count, build_exists, build_page, build_select, read_order
 from .values import JSON_NULL, fields_of
 
 if TYPE_CHECKING:
