@@ -376,6 +376,7 @@ class _Catalog:
         self.tables: dict[tuple[str, str], Table] = {}
         self.reading: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self.transaction = transaction
+        self.retired: set[object] = set()  # shared statements that nobody calls any more
 
 
 _catalogs: WeakKeyDictionary[object, _Catalog] = WeakKeyDictionary()
@@ -494,12 +495,16 @@ def forget_table(table: Table, conn: Connection | None) -> None:
 
 
 def _retire(owner: object, table: Table) -> None:
-    """Let go of the lanes of *table* that have nothing to do."""
-    lanes = owner.companions if isinstance(owner, Pool) else {}
-    for statement in table.statements.values():
-        lane = lanes.get(statement.shared)
-        if lane is not None and lane.is_idle:
-            del lanes[statement.shared]
+    """Let go of the lanes of *table*; of those that have something to do, the next time."""
+    if not isinstance(owner, Pool):
+        return
+    retired = _catalog(owner).retired
+    retired.update(statement.shared for statement in table.statements.values())
+    for shared in list(retired):
+        lane = owner.companions.get(shared)
+        if lane is None or lane.is_idle:
+            owner.companions.pop(shared, None)
+            retired.remove(shared)
 
 
 async def list_names(query: str, *args: str, conn: Connection | None, doing: str) -> list[str]:

@@ -251,6 +251,15 @@ async def test_a_column_of_another_type_is_read_as_that_type(other: asyncpg.Conn
         assert type(row["key"]) is str
 
 
+async def test_lanes_of_tables_that_have_changed_are_let_go(other: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Also those that were busy when the change was noticed."""
+    for number in range(5):
+        await other.execute(f"ALTER TABLE users ADD COLUMN extra{number} integer")
+        await asyncio.gather(*(db.get_by_id("users", 1) for _ in range(50)))
+    pool = await database.get_connection_pool()
+    assert len(pool.companions) <= 2
+
+
 @pytest.mark.usefixtures("other")
 async def test_wrong_values_at_once_have_the_catalog_read_once_or_twice() -> None:
     """Each refused value makes it be looked whether the table has changed; all who ask meanwhile get that answer."""

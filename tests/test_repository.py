@@ -615,6 +615,29 @@ async def test_many_rows_in_any_order_do_not_deadlock() -> None:
     assert await db.count("users") == 300
 
 
+async def test_many_upserts_meet_a_row_that_is_stored_meanwhile(database: Settings) -> None:
+    """New rows go straight into the table; where somebody is quicker with one of them, it is updated."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    other = await asyncpg.connect(database.dsn)
+    watcher = await asyncpg.connect(database.dsn)
+    try:
+        async with other.transaction():
+            await other.execute("INSERT INTO items (id, name) VALUES (1200, 'theirs')")
+            upsert = asyncio.create_task(db.upsert_many("items", [{"id": n, "name": "many"} for n in range(2_500)]))
+            async with asyncio.timeout(60):
+                while not await watcher.fetchval(waiting):
+                    assert not upsert.done()
+        assert await upsert == 2_500
+    finally:
+        await other.close()
+        await watcher.close()
+    assert await db.count("items", {"name": "many"}) == await db.count("items") == 2_500
+    assert await db.upsert_many("items", [{"id": n, "name": "again"} for n in range(1_000, 3_500)]) == 2_500
+    assert await db.count("items", {"name": "again"}) == 2_500
+    pairs = [{"country": str(n % 50), "code": str(n), "name": "n"} for n in range(2_500)]
+    assert await db.upsert_many("places", pairs) == await db.upsert_many("places", pairs) == 2_500
+
+
 async def test_rows_with_different_columns() -> None:
     """Each gets the defaults of what it lacks."""
     stored = await db.insert_many(
