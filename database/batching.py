@@ -143,9 +143,9 @@ class SharedStatement(Generic[Item, Result]):
                 return await cast("Lane[Item, Result]", lane).call(item)
         return await self.perform_alone(item, conn)
 
-    async def perform_alone(self, item: Item, conn: Connection | None) -> Result:
+    def perform_alone(self, item: Item, conn: Connection | None) -> Awaitable[Result]:
         """As `call`, shared with nobody."""
-        return await perform(
+        return perform(
             lambda connection: self.alone(connection, item),
             conn=conn,
             kind=self.kind,
@@ -486,7 +486,8 @@ class Lane(Generic[Item, Result]):
 
     def _failed(self, turn: _Turn, batch: list[_Call[Item, Result]], exc: Exception, closed: bool) -> None:
         """Repeat the calls of a statement that failed, where that is harmless and may help, or tell them."""
-        failure = classify(exc, closed=closed) if raised_by_driver(exc) else Failure.PERMANENT
+        told = raised_by_driver(exc) or isinstance(exc, OutcomeUnknownError)
+        failure = classify(exc, closed=closed) if told else Failure.PERMANENT
         timed_out = isinstance(exc, TimeoutError)
         # what is refused, or took longer than DB_COMMAND_TIMEOUT, would be so again; of several calls one is to blame
         by_itself = failure is Failure.PERMANENT or timed_out

@@ -175,6 +175,7 @@ class Pool:
         self.settings = settings
         self.redacted_url = settings.redacted_url
         self.companions: dict[object, Companion] = {}
+        self.catalog: Any = None  # what columns.py knows of this database
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
