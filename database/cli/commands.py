@@ -25,9 +25,10 @@ from ..connect_db import close_connection_pool, get_db_connection, health_report
 from ..document import init_document_table, search_documents
 from ..exceptions import DatabaseError
 from ..ingestion import ingest_directory
+from ..schema import read_migrations
 from ..search import text_search_configuration
 from ..settings import configure, get_settings
-from .checks import applied_migrations, migrations, run_checks
+from .checks import applied_migrations, run_checks
 from .demo import find_own_documents, run_demo
 from .terminal import Terminal, log_to
 from .views import show_check, show_health, show_hit, show_ingestion, show_server
@@ -143,7 +144,7 @@ async def _init(terminal: Terminal) -> int:
         await init_chat_history_table(conn=conn)
         after = await applied_migrations(conn)
     report: dict[str, list[str]] = {"created": [], "already_there": []}
-    for migration in migrations():
+    for migration in read_migrations():
         if migration.version in after:
             report["already_there" if migration.version in before else "created"].append(migration.name)
     for what, names in report.items():
