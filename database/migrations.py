@@ -385,14 +385,19 @@ def _named(exc: DatabaseError, change: _Change) -> DatabaseError:
     )
 
 
-async def in_turn(work: Callable[[Connection], Awaitable[bool]], *, doing: str) -> bool:
+async def in_turn(work: Callable[[Connection], Awaitable[bool]], *, doing: str, conn: Connection | None) -> bool:
     """The result of *work*, in a transaction and while nobody applies SQL files or does other work in turn."""
 
-    async def attempt(c: Connection) -> bool | None:
+    async def take_turn(c: Connection) -> bool | None:
         return await work(c) if await c.fetchval(_TAKE_LOCK, _LOCK) else None
 
-    deadline = asyncio.get_running_loop().time() + _PATIENCE
-    return await _in_turn(lambda: run_transaction(attempt), deadline, doing)
+    async def attempt() -> bool | None:
+        if conn is None:
+            return await run_transaction(take_turn)
+        async with get_db_transaction(conn=conn) as c:
+            return await take_turn(c)
+
+    return await _in_turn(attempt, asyncio.get_running_loop().time() + _PATIENCE, doing)
 
 
 async def _in_turn(attempt: Callable[[], Awaitable[bool | None]], deadline: float, doing: str) -> bool:

@@ -14,15 +14,25 @@ from .connect_db import Connection
 from .exceptions import DatabaseError, SchemaError, sqlstate_of
 from .migration_files import Migration, read_directory
 from .migrations import PACKAGE, apply_files, migrate, migration_status, rollback
+from .project_schemas import drop_project_schema, ensure_project_schema, ensure_public_schema, verify_schema
+from .tables import ColumnOptions, create_table
+from .temporary import temporary_data, temporary_schema
 
 __all__ = [
-    "Migration",
+    "ColumnOptions",
     "apply_migration",
+    "create_table",
+    "drop_project_schema",
+    "ensure_project_schema",
+    "ensure_public_schema",
     "migrate",
     "migration_status",
     "read_migration",
     "read_migrations",
     "rollback",
+    "temporary_data",
+    "temporary_schema",
+    "verify_schema",
 ]
 
 
