@@ -87,7 +87,18 @@ def _part(file: str, text: str, mark: re.Match[str], end: int) -> Part:
     if unknown := [option for option in options if option not in ("transaction:false", "transaction:true")]:
         raise SchemaError(f"{file}: `-- migrate:{mark[1]}` knows the option transaction:false, not {unknown[0]!r}")
     line = text.count("\n", 0, mark.end()) + 1
-    part = Part(text[mark.end() : end], line, "transaction:false" not in options)
+    return Part(text[mark.end() : end], line, "transaction:false" not in options)
+
+
+def check_statements(migrations: Iterable[Migration]) -> None:
+    """Raise `SchemaError`, which names file and line, for a statement that has no place in a file."""
+    for migration in migrations:
+        _check_part(migration.file, "up", migration.up)
+        if migration.down is not None:
+            _check_part(migration.file, "down", migration.down)
+
+
+def _check_part(file: str, kind: str, part: Part) -> None:
     for statement in part.statements:
         where = f"{file}, line {part.line_at(statement.start)}"
         if statement.talks_to_client:
@@ -95,9 +106,8 @@ def _part(file: str, text: str, mark: re.Match[str], end: int) -> Part:
         if part.in_transaction and statement.controls_transaction:
             raise SchemaError(
                 f"{where}: {statement.words[0].upper()} has no place here: the file runs in a transaction; leave it "
-                f"out, or write `-- migrate:{mark[1]} transaction:false`"
+                f"out, or write `-- migrate:{kind} transaction:false`"
             )
-    return part
 
 
 def read_directory(directory: Path | Traversable) -> list[Migration]:

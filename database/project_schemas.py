@@ -13,10 +13,12 @@ from importlib import resources
 from pathlib import Path
 
 from .columns import is_name
-from .connect_db import Connection
+from .connect_db import Connection, perform
 from .exceptions import SchemaError
+from .migration_changes import in_turn
 from .migration_files import read_directory
-from .migrations import History, apply_files, in_turn, read_applied
+from .migration_history import History, read_applied
+from .migrations import apply_files
 from .query import quote_identifier
 from .repository import create_schema, list_tables, schema_exists
 
@@ -75,6 +77,8 @@ async def drop_project_schema(name: str, *, confirm: str, conn: Connection | Non
     if confirm != name:
         raise SchemaError(f"schema {name!r} was not dropped: say confirm={name!r}, all that is in it will be gone")
 
+    doing = f"drop schema {name!r}"
+
     async def drop(c: Connection) -> bool:
         if not await schema_exists(name, conn=c):
             return False
@@ -82,10 +86,11 @@ async def drop_project_schema(name: str, *, confirm: str, conn: Connection | Non
             raise SchemaError(
                 f"schema {name!r} was not dropped: ensure_project_schema() has not made it; DROP SCHEMA would drop it"
             )
-        await c.execute(f"DROP SCHEMA {quote_identifier(name)} CASCADE")
+        sql = f"DROP SCHEMA {quote_identifier(name)} CASCADE"
+        await perform(lambda c: c.execute(sql), conn=c, kind=SchemaError, doing=doing, changes=True, repeatable=False)
         return True
 
-    return await in_turn(drop, doing=f"drop schema {name!r}", conn=conn)
+    return await in_turn(drop, doing=doing, conn=conn)
 
 
 def _check_name(name: str) -> None:

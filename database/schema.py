@@ -13,7 +13,8 @@ from importlib import resources
 from .connect_db import Connection
 from .exceptions import DatabaseError, SchemaError, sqlstate_of
 from .migration_files import Migration, read_directory
-from .migrations import PACKAGE, apply_files, migrate, migration_status, rollback
+from .migration_history import PACKAGE
+from .migrations import apply_files, migrate, migration_status, rollback
 from .project_schemas import drop_project_schema, ensure_project_schema, ensure_public_schema, verify_schema
 from .tables import ColumnOptions, create_table
 from .temporary import temporary_data, temporary_schema

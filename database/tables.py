@@ -43,6 +43,7 @@ _ON_DELETE = {
 }
 # What a type's name consists of: no quote, no comment, nothing that could end it. The server says whether it is one.
 _TYPE = re.compile(r"""(?:[\w .,()\[\]]|"[^"\0]+")+""")
+_LONGEST_TYPE = 1_000  # characters
 _WORDS = re.compile(r"\s+(?:(NOT\s+NULL)|(NULL)|(UNIQUE))\s*$", re.IGNORECASE)
 _FIND_TYPE = "SELECT to_regtype($1::text)::oid::bigint AS oid"
 _IS_COLUMN_TYPE = "SELECT typtype <> 'p' FROM pg_catalog.pg_type WHERE oid = $1::bigint::oid"
@@ -158,6 +159,8 @@ def _read_column(name: str, given: str | ColumnOptions) -> _NewColumn:
     if unknown := [option for option in options if option not in known]:
         raise SchemaError(f"column {name!r} knows {', '.join(known)}, not {unknown[0]!r}")
     type_name: str = options["type"]
+    if len(type_name) > _LONGEST_TYPE:
+        raise SchemaError(f"column {name!r}: {_shown(type_name)} is no type of PostgreSQL's")
     nullable, unique = options.get("nullable", True), options.get("unique", False)
     while word := _WORDS.search(type_name):
         type_name = type_name[: word.start()]

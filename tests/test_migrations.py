@@ -364,6 +364,15 @@ async def test_a_concurrent_index_does_not_wait_for_those_who_wait(empty_databas
     assert await names("i") == ["users_email", "users_name", "users_pkey"]
 
 
+async def test_another_default_isolation_changes_nothing(empty_database: Settings, files: Path) -> None:
+    """Snapshots of a whole transaction would be older than the lock, and an index would wait for them."""
+    name = (await rows("SELECT current_database()"))[0]
+    await db.execute_with_retry(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'repeatable read'")
+    await db.close_connection_pool()
+    results = await asyncio.wait_for(asyncio.gather(*[migrations.migrate(files) for _ in range(20)]), 60)
+    assert sorted(chain(*results)) == sorted(path.name for path in files.iterdir())
+
+
 async def test_cancelling_a_concurrent_index_stops_it_in_the_server(empty_database: Settings, files: Path) -> None:
     """No statement goes on, no lock is held, and the next call does it all."""
     await migrations.migrate(files, "20261121093000")
@@ -438,7 +447,7 @@ async def main():
 
 asyncio.run(main())
 """)
-    environment = {"DATABASE_URL": empty_database.dsn, "DB_MIN_CONNECTIONS": "0"}
+    environment = {"DATABASE_URL": empty_database.dsn, "DB_MIN_CONNECTIONS": "0", "DB_MAX_CONNECTIONS": "5"}
     workers = [
         await asyncio.create_subprocess_exec(
             sys.executable,

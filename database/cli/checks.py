@@ -23,7 +23,7 @@ from pydantic import AliasChoices
 from .. import embedded
 from ..connect_db import Connection, get_db_connection
 from ..exceptions import DatabaseError
-from ..migrations import PACKAGE, read_applied
+from ..migration_history import PACKAGE, read_applied
 from ..schema import read_migrations
 from ..settings import Settings, configure, get_settings
 
