@@ -16,12 +16,12 @@ import re
 import socket
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -29,12 +29,15 @@ from asyncpg.pool import PoolConnectionProxy
 from .codecs import register_codecs
 from .exceptions import (
     ConnectionPoolError,
+    DatabaseError,
     DatabaseNotAvailableError,
     Failure,
     PoolTimeoutError,
     classify,
+    raised_by_driver,
     reason,
     sqlstate_of,
+    translate,
 )
 from .settings import Settings, redact
 
@@ -50,6 +53,12 @@ _CLOSE_SECONDS = 2.0
 _MAINTENANCE_SECONDS = 5.0
 _COUNTERS = ("requests", "waits", "wait_seconds", "timeouts", "connects")
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.2
+_HEAD_START = 0.25  # what a host gets before the next one is asked as well
+_SERVER_CHANGED = frozenset({
+    "25006",  # read_only_sql_transaction: a standby, or the primary that was
+    "57P01",  # admin_shutdown
+    "57P02",  # crash_shutdown
+})  # fmt: skip
 
 _COMMIT = re.compile(r"(?:\s+|--[^\n]*\n|/\*.*?\*/)*(?:COMMIT|END)\b", re.IGNORECASE | re.DOTALL)
 
@@ -76,6 +85,47 @@ def backoff(attempt: int, first: float = _FIRST_DELAY, longest: float = _LONGEST
     return random.uniform(first / 2, ceiling)  # noqa: S311 (spreads load, guards nothing)
 
 
+class Attempts:
+    """
+    The attempts of one call: for *seconds*, and *most* repetitions of the first.
+
+    *at_once*: the first repetition does not wait, for an idle connection whose server was restarted is replaced by a
+    good one. Then, and else, the pauses are those of `backoff`.
+    """
+
+    def __init__(
+        self,
+        seconds: float = float("inf"),
+        *,
+        most: float = float("inf"),
+        at_once: bool = True,
+        first: float = _FIRST_DELAY,
+        longest: float = _LONGEST_DELAY,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.deadline = self._loop.time() + seconds
+        self.repetitions = 0
+        self._most = most
+        self._at_once = at_once
+        self._first, self._longest = first, longest
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline; 0 after it."""
+        return max(0.0, self.deadline - self._loop.time())
+
+    async def again(self) -> bool:
+        """True, after a pause, where there is another attempt; False, at once, where there is no time for one."""
+        pause = 0.0
+        if self.repetitions or not self._at_once:
+            pause = backoff(self.repetitions, self._first, self._longest)
+        if self.repetitions >= self._most or pause >= self.seconds_left:
+            return False
+        self.repetitions += 1
+        await asyncio.sleep(pause)
+        return True
+
+
 if TYPE_CHECKING:
     _AsyncpgConnection = asyncpg.Connection[asyncpg.Record]
 else:
@@ -85,10 +135,20 @@ else:
 class PooledConnection(_AsyncpgConnection):
     """A connection that never takes ROLLBACK for an answer to COMMIT, and that knows how old it may get."""
 
-    __slots__ = ("expires_at", "generation", "idle_since")
+    __slots__ = ("expires_at", "generation", "idle_since", "pool", "was_writable")
     expires_at: float
     idle_since: float
     generation: int
+    pool: Pool
+    was_writable: bool
+
+    @property
+    def is_writable(self) -> bool:
+        """False where the server says that it is a standby, or by default read-only; as of its last answer."""
+        settings = self.get_settings()
+        return not any(
+            getattr(settings, name, "off") == "on" for name in ("in_hot_standby", "default_transaction_read_only")
+        )
 
     async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
         """
@@ -106,6 +166,58 @@ class PooledConnection(_AsyncpgConnection):
     def get_reset_query(self) -> str:
         """What makes the session as good as new."""
         return _RESET_QUERY
+
+
+def of_the_server(exc: Exception, conn: Connection) -> Exception:
+    """
+    *exc*, which came through *conn*; in its place a retryable error where the server became read-only meanwhile.
+
+    Where it did (25006), or is going away (57P01, 57P02), the pool replaces its connections: there was a failover, and
+    those that are left lead to the old primary.
+    """
+    state = exc.sqlstate if isinstance(exc, asyncpg.PostgresError) else None
+    if state not in _SERVER_CHANGED:
+        return exc
+    connection = getattr(conn, "_con", conn)  # behind asyncpg's proxy
+    if not isinstance(connection, PooledConnection):
+        return exc
+    turned = state == "25006" and connection.was_writable and not connection.is_closed() and not connection.is_writable
+    if state != "25006" or turned:
+        connection.pool.expire_generation(connection.generation)
+    if not turned:
+        return exc
+    error = DatabaseNotAvailableError(
+        "nothing was stored: the server became read-only (a failover?); its connections are replaced",
+        original_error=exc,
+        sqlstate=state,
+        retryable=True,
+    )
+    error.__cause__ = exc
+    return error
+
+
+@contextmanager
+def speaking_through(
+    conn: Connection,
+    kind: type[DatabaseError],
+    doing: str,
+    *,
+    changes: bool = True,
+    inside: Callable[[], bool] | None = None,
+) -> Iterator[None]:
+    """
+    Raise what the driver raises in the block as *kind*; what is not the driver's passes untouched.
+
+    *inside*, as in `translate`, is asked when the error arrives.
+    """
+    try:
+        yield
+    except Exception as exc:
+        if isinstance(exc, DatabaseError) or not raised_by_driver(exc):
+            raise
+        is_inside = inside is not None and inside()
+        error = of_the_server(exc, conn)
+        raise translate(error, kind, doing, changes=changes, closed=conn.is_closed(), inside=is_inside) from exc
 
 
 class Companion(Protocol):
@@ -337,7 +449,7 @@ class Pool:
 
     async def _connect_for_somebody(self) -> None:
         """Make a connection for whoever waits first, trying as long as somebody waits."""
-        attempt = 0
+        attempts = Attempts(at_once=False)
         while not self._closing:
             try:
                 connection = await self.connect(self.settings.connection_timeout / _CONNECT_ATTEMPTS)
@@ -353,8 +465,7 @@ class Pool:
                     self._discard(connection)
                 self._grow()
                 return
-            await asyncio.sleep(backoff(attempt))
-            attempt += 1
+            await attempts.again()
 
     def _keep_trying(self, exc: Exception) -> bool:
         permanent = classify(exc, connecting=True) is Failure.PERMANENT
@@ -379,20 +490,29 @@ class Pool:
     async def connect(self, timeout: float) -> PooledConnection:
         """A connection that the pool does not count: the caller closes it. Raises what the driver raises."""
         settings = self.settings
+        generation = self._generation  # one that is made while all are expired leads where they led
         server_settings = {"application_name": settings.application_name}
         if settings.statement_timeout is not None:
             server_settings["statement_timeout"] = str(max(1, round(settings.statement_timeout * 1000)))
         async with asyncio.timeout(timeout):
             dsn = await self._address()
             self.redacted_url = redact(dsn)
-            connection: PooledConnection = await asyncpg.connect(
-                dsn,
-                timeout=timeout,
-                command_timeout=settings.command_timeout,
-                server_settings=server_settings,
-                connection_class=PooledConnection,
-                ssl=_tls_context(dsn),
-            )
+            tls = _tls_context(dsn)
+
+            async def connect_to(host: str | None, port: int | None) -> PooledConnection:
+                connection: PooledConnection = await asyncpg.connect(
+                    dsn,
+                    host=host,
+                    port=port,
+                    timeout=timeout,
+                    command_timeout=settings.command_timeout,
+                    server_settings=server_settings,
+                    connection_class=PooledConnection,
+                    ssl=tls,
+                )
+                return connection
+
+            connection = await _connect_to_any(_hosts(dsn), connect_to)
             try:
                 _keep_alive(connection)
                 await register_codecs(connection)
@@ -400,7 +520,9 @@ class Pool:
                 connection.terminate()
                 raise
         now = self._loop.time()
-        connection.generation = self._generation
+        connection.pool = self
+        connection.was_writable = connection.is_writable
+        connection.generation = generation
         connection.expires_at = now + settings.max_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 (not all at once)
         connection.idle_since = now
         self._counters["connects"] += 1
@@ -458,6 +580,12 @@ class Pool:
         self._generation += 1
         while self._idle:
             self._discard(self._idle.pop())
+
+    def expire_generation(self, generation: int) -> None:
+        """As `expire_connections`, for those of *generation*: nothing where that has been done already."""
+        if generation == self._generation:
+            self.expire_connections()
+            self._grow()
 
     async def close(self, timeout: float = 10.0) -> None:
         """
@@ -628,6 +756,68 @@ class _Acquisition:
 
 def _current_task() -> asyncio.Task[None]:
     return cast("asyncio.Task[None]", asyncio.current_task())
+
+
+def _hosts(dsn: str) -> list[tuple[str, int]]:
+    """The hosts that *dsn* names, to be tried one by one; none where the driver should see to it."""
+    url = urlsplit(dsn)
+    query = dict(parse_qsl(url.query))
+    # a standby is preferred only after all have been asked
+    if query.get("target_session_attrs") == "prefer-standby":
+        return []
+    named = query.get("host") or unquote(url.netloc.rpartition("@")[2])
+    hosts = named.split(",")
+    if len(hosts) == 1:
+        return []
+    ports = (query.get("port") or os.environ.get("PGPORT") or "5432").split(",")
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    found = []
+    for host, port in zip(hosts, ports, strict=True):
+        name, _, own_port = ("", "", "") if host.startswith("/") else host.rpartition(":")
+        bracketed = host.startswith("[")
+        if bracketed:
+            name, _, own_port = host[1:].partition("]")
+            own_port = own_port.removeprefix(":")
+        found.append((name or host, int(own_port or port)))
+    return found
+
+
+async def _connect_to_any(
+    hosts: list[tuple[str, int]], connect: Callable[[str | None, int | None], Awaitable[PooledConnection]]
+) -> PooledConnection:
+    """
+    A connection to the first of *hosts* that gives one; each gets a head start before the next one is asked as well.
+
+    So that a host that says nothing costs a moment and not the whole time. After RFC 8305 (Happy Eyeballs).
+    """
+    if not hosts:
+        return await connect(None, None)
+    tasks: list[asyncio.Task[PooledConnection]] = []
+    waiting = list(hosts)
+    errors: list[BaseException] = []
+    try:
+        while waiting or len(errors) < len(tasks):
+            if waiting:
+                tasks.append(asyncio.ensure_future(connect(*waiting.pop(0))))
+            under_way = [task for task in tasks if not task.done()]
+            await asyncio.wait(under_way, timeout=_HEAD_START if waiting else None, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done() and task.exception() is None:
+                    tasks.remove(task)
+                    return task.result()
+            errors = [exc for task in tasks if task.done() and (exc := task.exception()) is not None]
+    finally:
+        for task in tasks:
+            task.cancel()
+            task.add_done_callback(_drop)
+    # what a server said tells more than that another could not be reached
+    raise max(errors, key=lambda exc: sqlstate_of(exc) is not None)
+
+
+def _drop(task: asyncio.Task[PooledConnection]) -> None:
+    """Close the connection that came too late."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().terminate()
 
 
 async def _close(connection: PooledConnection) -> None:

@@ -24,9 +24,8 @@ from .exceptions import (
     reason,
     sqlstate_of,
     translate,
-    translated,
 )
-from .pool import Connection, Pool, backoff
+from .pool import Attempts, Connection, Pool, of_the_server, speaking_through
 from .registry import get_connection_pool
 
 log = logging.getLogger("database")
@@ -95,7 +94,7 @@ async def get_db_transaction(
         holder = getattr(conn, "_holder", None)
         pool = holder if isinstance(holder, Pool) else None
         connection, transaction = conn, conn.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable)
-        with translated(conn.is_closed, DatabaseNotAvailableError, "begin a transaction", changes=False):
+        with speaking_through(conn, DatabaseNotAvailableError, "begin a transaction", changes=False):
             await transaction.start()
     try:
         with _driver_errors(connection):
@@ -139,26 +138,21 @@ async def run_transaction(
     deferrable: bool = False,
 ) -> T:
     """As `run_in_transaction`, with the options of `get_db_transaction`."""
-    loop = asyncio.get_running_loop()
     pool = await get_connection_pool(name)
-    deadline = loop.time() + pool.settings.connection_timeout
-    attempt = 0
+    attempts = Attempts(pool.settings.connection_timeout, at_once=False)
     while True:
         try:
             async with get_db_transaction(name, isolation=isolation, readonly=readonly, deferrable=deferrable) as conn:
                 return await fn(conn)
         except DatabaseError as exc:
-            delay = backoff(attempt)
-            again = exc.sqlstate in _RUN_AGAIN or isinstance(exc, DatabaseNotAvailableError)
-            if not (exc.retryable and again) or loop.time() + delay >= deadline:
+            worth_it = exc.sqlstate in _RUN_AGAIN or isinstance(exc, DatabaseNotAvailableError)
+            if not (exc.retryable and worth_it) or not await attempts.again():
                 raise
             log.info("a transaction is run again: %s", exc)
-        await asyncio.sleep(delay)
-        attempt += 1
 
 
 def _driver_errors(conn: Connection) -> AbstractContextManager[None]:
-    return translated(conn.is_closed, DatabaseError, "complete the transaction", inside=lambda: _is_inside(conn))
+    return speaking_through(conn, DatabaseError, "complete the transaction", inside=lambda: _is_inside(conn))
 
 
 def _is_inside(conn: Connection) -> bool:
@@ -171,26 +165,23 @@ def _is_inside(conn: Connection) -> bool:
 
 async def _begin(pool: Pool, isolation: Isolation | None, readonly: bool, deferrable: bool) -> tuple[Any, Any]:
     """A connection of *pool* in a transaction. One that turns out dead, because the server went away, is replaced."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + pool.settings.connection_timeout
-    attempt = 0
+    attempts = Attempts(pool.settings.connection_timeout)
     while True:
-        connection = await pool.acquire(timeout=deadline - loop.time())
+        connection = await pool.acquire(timeout=attempts.seconds_left)
         try:
             transaction = connection.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable)
             await transaction.start()
             return connection, transaction
         except BaseException as exc:
             failure = classify(exc, closed=connection.is_closed())
+            if isinstance(exc, Exception):
+                of_the_server(exc, connection)
             connection.terminate()  # cancelled, or dead: BEGIN may be on its way, and nobody would roll it back
             await pool.release(connection)
-            delay = 0.0 if attempt == 0 else backoff(attempt)
             if not isinstance(exc, Exception):
                 raise
-            if failure is Failure.PERMANENT or loop.time() + delay >= deadline:
+            if failure is Failure.PERMANENT or not await attempts.again():
                 raise translate(exc, DatabaseNotAvailableError, "begin a transaction", changes=False) from exc
-        await asyncio.sleep(delay)
-        attempt += 1
 
 
 async def _take_note(connection: Connection) -> _Note:
@@ -231,25 +222,20 @@ async def _resolve(pool: Pool | None, note: _Note, lost: Exception) -> None:
 
     See https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT (pg_xact_status).
     """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + (pool.settings.connection_timeout if pool is not None else 0)
-    attempt = 0
+    attempts = Attempts(pool.settings.connection_timeout if pool is not None else 0, at_once=False)
     while True:
-        status = "unknown" if pool is None else await _ask_for_status(pool, note, deadline - loop.time())
+        status = "unknown" if pool is None else await _ask_for_status(pool, note, attempts.seconds_left)
         if status == "committed":
             return
         if status == "aborted":
             raise translate(lost, DatabaseError, "commit", inside=True) from lost
-        delay = backoff(attempt)
-        if status == "unknown" or loop.time() + delay >= deadline:
+        if status == "unknown" or not await attempts.again():
             raise OutcomeUnknownError(
                 "cannot tell whether the transaction was committed: the connection was lost during COMMIT; "
                 "look before you repeat it",
                 original_error=lost,
                 sqlstate=sqlstate_of(lost),
             ) from lost
-        await asyncio.sleep(delay)
-        attempt += 1
 
 
 async def _ask_for_status(pool: Pool, note: _Note, timeout: float) -> str:

@@ -28,6 +28,7 @@ from database.embedded.account import Account, choose_account, run
 from database.embedded.binaries import find_binaries, make_usable
 
 _START_SECONDS = 60.0
+_started: set[Server] = set()
 _SETTINGS = """
 listen_addresses = ''
 fsync = off
@@ -45,7 +46,7 @@ log_line_prefix = '%m [%p] '
 
 @contextmanager
 def directory_for_servers() -> Iterator[Path]:
-    """A directory for `Server`s, with a short name, for the time of the block."""
+    """A directory for `Server`s, with a short name, for the time of the block; whatever runs in it is killed then."""
     place = Path(tempfile.mkdtemp(prefix="pgt-"))
     account = choose_account(place)
     if account.is_other:
@@ -53,6 +54,8 @@ def directory_for_servers() -> Iterator[Path]:
     try:
         yield place
     finally:
+        for server in [server for server in _started if server.place.parent == place]:
+            server.kill()
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -94,6 +97,7 @@ class Server:
     def start(self, *, wait: bool = True) -> None:
         """Start it; wait until it takes connections, unless told otherwise."""
         assert self._process is None
+        _started.add(self)
         with (self.place / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self.programs / "postgres", "-D", self.data],
@@ -138,7 +142,8 @@ class Server:
 
     def kill(self) -> None:
         """kill -9 of the postmaster and all its processes."""
-        assert self._process is not None
+        if self._process is None:
+            return
         processes = self.processes()
         for process in processes:
             with suppress(psutil.NoSuchProcess):
@@ -226,11 +231,7 @@ def running_server(settings: str = "", *, name: str = "a") -> Iterator[Server]:
     with directory_for_servers() as place:
         server = Server.make(place / name, settings)
         server.start()
-        try:
-            yield server
-        finally:
-            if server._process is not None:
-                server.kill()
+        yield server
 
 
 def _lives(process: psutil.Process) -> bool:

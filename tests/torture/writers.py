@@ -7,10 +7,13 @@ import itertools
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
 
 import database as db
 from database import Connection, Settings
-from database.settings import configure
+from tests.proxy import Proxy
 
 from .ledger import Ledger
 from .outcome import Outcome
@@ -160,6 +163,6 @@ class Writers:
             self.outcome.breaks(f"upsert_document: {len(wrong)} documents are not what was acknowledged last")
 
 
-def use(settings: Settings) -> None:
-    """Have the package use *settings*."""
-    configure(settings)
+def proxied(server: Server, proxy: Proxy, **options: Any) -> Settings:
+    """Settings for *server* through *proxy*."""
+    return server.settings(database_url=SecretStr(proxy.url("postgres")), **options)
