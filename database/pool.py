@@ -50,6 +50,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 _CONNECT_ATTEMPTS = 3  # one attempt gets this part of DB_CONNECTION_TIMEOUT
 _RESET_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
+_FAREWELL_SECONDS = 0.1  # to say goodbye in, where the time of close() is over
 _MAINTENANCE_SECONDS = 5.0
 _COUNTERS = ("requests", "waits", "wait_seconds", "timeouts", "connects")
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.2
@@ -607,10 +608,9 @@ class Pool:
                 self._drained = self._drained or self._loop.create_future()
                 await asyncio.wait([self._drained], timeout=max(0.0, deadline - self._loop.time()))
             self.expire_connections()
-            while self._chores or self._connectors:
-                _, late = await asyncio.wait([*self._chores, *self._connectors], timeout=_CLOSE_SECONDS)
-                if late:
-                    break
+            last = max(deadline, self._loop.time() + _FAREWELL_SECONDS)
+            while (left := [*self._chores, *self._connectors]) and self._loop.time() < last:
+                await asyncio.wait(left, timeout=last - self._loop.time())
         finally:
             self.terminate()
 

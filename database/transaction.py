@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
@@ -35,6 +35,7 @@ T = TypeVar("T")
 Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
 
 _ROLLBACK_SECONDS = 5.0
+_ROLLBACK_SECONDS_AFTER_DEADLINE = 0.15
 _RUN_AGAIN = frozenset({
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
@@ -58,15 +59,14 @@ class _Note(NamedTuple):
     epoch: datetime | None
 
 
-@asynccontextmanager
-async def get_db_transaction(
+def get_db_transaction(
     name: str = "default",
     *,
     conn: Connection | None = None,
     isolation: Isolation | None = None,
     readonly: bool = False,
     deferrable: bool = False,
-) -> AsyncIterator[Connection]:
+) -> AbstractAsyncContextManager[Connection]:
     """
     A connection in a transaction: committed at the end of the block, rolled back where an exception leaves it.
 
@@ -76,6 +76,19 @@ async def get_db_transaction(
     `OutcomeUnknownError` where the connection was lost during COMMIT and the server cannot tell any more what became of
     it. Raises `ValueError` where *isolation* is none of its four.
     """
+    return _transaction(name, conn, isolation, readonly, deferrable, None)
+
+
+@asynccontextmanager
+async def _transaction(
+    name: str,
+    conn: Connection | None,
+    isolation: Isolation | None,
+    readonly: bool,
+    deferrable: bool,
+    attempts: Attempts | None,
+) -> AsyncIterator[Connection]:
+    """As `get_db_transaction`; the attempts to begin are some of *attempts*, if given."""
     if isolation is not None and isolation not in get_args(Isolation):
         raise ValueError(f"isolation is one of {', '.join(get_args(Isolation))}, not {isolation!r}")
     if conn is not None:
@@ -88,7 +101,8 @@ async def get_db_transaction(
     pool: Pool | None
     if conn is None:
         pool = await get_connection_pool(name)
-        connection, transaction = await _begin(pool, isolation, readonly, deferrable)
+        attempts = attempts or Attempts(pool.settings.connection_timeout)
+        connection, transaction = await _begin(pool, attempts, isolation, readonly, deferrable)
     else:
         # only the pool that made it knows the way to its server, to ask there what became of a COMMIT
         holder = getattr(conn, "_holder", None)
@@ -101,8 +115,8 @@ async def get_db_transaction(
             try:
                 yield connection
                 note = None if readonly else await _take_note(connection)
-            except BaseException:
-                await _roll_back(connection, transaction)
+            except BaseException as exc:
+                await _roll_back(connection, transaction, exc)
                 raise
             await _commit(pool, connection, transaction, note)
     finally:
@@ -142,7 +156,7 @@ async def run_transaction(
     attempts = Attempts(pool.settings.connection_timeout, at_once=False)
     while True:
         try:
-            async with get_db_transaction(name, isolation=isolation, readonly=readonly, deferrable=deferrable) as conn:
+            async with _transaction(name, None, isolation, readonly, deferrable, attempts) as conn:
                 return await fn(conn)
         except DatabaseError as exc:
             worth_it = exc.sqlstate in _RUN_AGAIN or isinstance(exc, DatabaseNotAvailableError)
@@ -163,9 +177,10 @@ def _is_inside(conn: Connection) -> bool:
         return True
 
 
-async def _begin(pool: Pool, isolation: Isolation | None, readonly: bool, deferrable: bool) -> tuple[Any, Any]:
+async def _begin(
+    pool: Pool, attempts: Attempts, isolation: Isolation | None, readonly: bool, deferrable: bool
+) -> tuple[Any, Any]:
     """A connection of *pool* in a transaction. One that turns out dead, because the server went away, is replaced."""
-    attempts = Attempts(pool.settings.connection_timeout)
     while True:
         connection = await pool.acquire(timeout=attempts.seconds_left)
         try:
@@ -190,12 +205,13 @@ async def _take_note(connection: Connection) -> _Note:
     return _Note(row["xid"], row["epoch"]) if row is not None else _Note(None, None)
 
 
-async def _roll_back(connection: Connection, transaction: Any) -> None:
+async def _roll_back(connection: Connection, transaction: Any, because: BaseException) -> None:
     """Roll back in bounded time; a connection that cannot even do that is cut off, which does the same."""
     if connection.is_closed():
         return
+    is_late = isinstance(because, TimeoutError | asyncio.CancelledError)
     try:
-        async with asyncio.timeout(_ROLLBACK_SECONDS):
+        async with asyncio.timeout(_ROLLBACK_SECONDS_AFTER_DEADLINE if is_late else _ROLLBACK_SECONDS):
             await transaction.rollback()
     except BaseException as exc:
         log.debug("ROLLBACK failed, the connection is cut off: %s", reason(exc))
