@@ -54,6 +54,7 @@ _FAREWELL_SECONDS = 0.1  # to say goodbye in, where the time of close() is over
 _MAINTENANCE_SECONDS = 5.0
 _COUNTERS = ("requests", "waits", "wait_seconds", "timeouts", "connects")
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.2
+_LONGEST_KNOCK = 0.12  # one task alone knocks; who waits is to be served within 250 ms of the server's return
 _HEAD_START = 0.25  # what a host gets before the next one is asked as well
 _SERVER_CHANGED = frozenset({
     "25006",  # read_only_sql_transaction: a standby, or the primary that was
@@ -62,6 +63,8 @@ _SERVER_CHANGED = frozenset({
 })  # fmt: skip
 
 _COMMIT = re.compile(r"(?:\s+|--[^\n]*\n|/\*.*?\*/)*(?:COMMIT|END)\b", re.IGNORECASE | re.DOTALL)
+
+_PREPARE = re.compile(r"\bPREPARE\b", re.IGNORECASE)
 
 # RESET ALL alone leaves roles, temporary tables and sequence caches to the next user. DISCARD ALL would also throw away
 # the prepared statements that asyncpg believes in.
@@ -73,6 +76,19 @@ _RESET_QUERY = """
     SELECT pg_advisory_unlock_all();
     DISCARD TEMP;
     DISCARD SEQUENCES;
+"""
+
+
+# What the user has prepared in SQL; what asyncpg has prepared stays. Only where there may be some, for it is not free.
+_DEALLOCATE_QUERY = """
+    DO $$
+    DECLARE
+        prepared text;
+    BEGIN
+        FOR prepared IN SELECT name FROM pg_prepared_statements WHERE from_sql LOOP
+            EXECUTE format('DEALLOCATE %I', prepared);
+        END LOOP;
+    END $$;
 """
 
 
@@ -136,10 +152,11 @@ else:
 class PooledConnection(_AsyncpgConnection):
     """A connection that never takes ROLLBACK for an answer to COMMIT, and that knows how old it may get."""
 
-    __slots__ = ("expires_at", "generation", "idle_since", "pool", "was_writable")
+    __slots__ = ("expires_at", "generation", "has_prepared", "idle_since", "pool", "was_writable")
     expires_at: float
     idle_since: float
     generation: int
+    has_prepared: bool
     pool: Pool
     was_writable: bool
 
@@ -157,6 +174,8 @@ class PooledConnection(_AsyncpgConnection):
 
         That is its answer where a statement of the transaction failed and the error was swallowed.
         """
+        if _PREPARE.search(query):
+            self.has_prepared = True
         status = await super().execute(query, *args, timeout=timeout)
         if status == "ROLLBACK" and _COMMIT.match(query):
             raise asyncpg.InFailedSQLTransactionError("current transaction is aborted, COMMIT became ROLLBACK")
@@ -166,7 +185,7 @@ class PooledConnection(_AsyncpgConnection):
 
     def get_reset_query(self) -> str:
         """What makes the session as good as new."""
-        return _RESET_QUERY
+        return _RESET_QUERY + _DEALLOCATE_QUERY if self.has_prepared else _RESET_QUERY
 
 
 def of_the_server(exc: Exception, conn: Connection) -> Exception:
@@ -450,7 +469,7 @@ class Pool:
 
     async def _connect_for_somebody(self) -> None:
         """Make a connection for whoever waits first, trying as long as somebody waits."""
-        attempts = Attempts(at_once=False)
+        attempts = Attempts(at_once=False, longest=_LONGEST_KNOCK)
         while not self._closing:
             try:
                 connection = await self.connect(self.settings.connection_timeout / _CONNECT_ATTEMPTS)
@@ -522,6 +541,7 @@ class Pool:
                 raise
         now = self._loop.time()
         connection.pool = self
+        connection.has_prepared = False
         connection.was_writable = connection.is_writable
         connection.generation = generation
         connection.expires_at = now + settings.max_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 (not all at once)

@@ -116,7 +116,7 @@ async def _transaction(
                 yield connection
                 note = None if readonly else await _take_note(connection)
             except BaseException as exc:
-                await _roll_back(connection, transaction, exc)
+                await _roll_back(connection, transaction.rollback, exc)
                 raise
             await _commit(pool, connection, transaction, note)
     finally:
@@ -205,14 +205,14 @@ async def _take_note(connection: Connection) -> _Note:
     return _Note(row["xid"], row["epoch"]) if row is not None else _Note(None, None)
 
 
-async def _roll_back(connection: Connection, transaction: Any, because: BaseException) -> None:
+async def _roll_back(connection: Connection, rollback: Callable[[], Awaitable[object]], because: BaseException) -> None:
     """Roll back in bounded time; a connection that cannot even do that is cut off, which does the same."""
     if connection.is_closed():
         return
     is_late = isinstance(because, TimeoutError | asyncio.CancelledError)
     try:
         async with asyncio.timeout(_ROLLBACK_SECONDS_AFTER_DEADLINE if is_late else _ROLLBACK_SECONDS):
-            await transaction.rollback()
+            await rollback()
     except BaseException as exc:
         log.debug("ROLLBACK failed, the connection is cut off: %s", reason(exc))
         connection.terminate()
@@ -223,6 +223,10 @@ async def _roll_back(connection: Connection, transaction: Any, because: BaseExce
 async def _commit(pool: Pool | None, connection: Connection, transaction: Any, note: _Note | None) -> None:
     try:
         await transaction.commit()
+    except asyncio.CancelledError as exc:
+        # COMMIT may have been too late for the cancellation, or be cancelled itself: then the transaction is still open
+        await _roll_back(connection, lambda: connection.execute("ROLLBACK"), exc)
+        raise
     except Exception as exc:
         if classify(exc, closed=connection.is_closed()) is not Failure.UNKNOWN:
             raise

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,13 +19,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .outcome import Outcome, Plan
+from .outcome import Outcome, Plan, nobody_complains
 from .report import describe_machine, write_report
 from .table import FAULTS, Fault
 
 _HERE = Path(__file__).parent
 _RESULTS = _HERE / "results.json"
-_PAGE = _HERE.parent.parent / "docs" / "reliability.md"
+_ROOT = _HERE.parent.parent
+_PAGE = _ROOT / "docs" / "reliability.md"
 _FOREIGN = ("DATABASE_URL", "POSTGRES_", "PG", "DB_")
 
 
@@ -64,11 +66,12 @@ def _run(fault: Fault, share: float) -> dict[str, Any]:
         command = [sys.executable, "-m", "tests.torture", fault.name, "--share", str(share), "--one", str(file)]
         result: dict[str, Any] = {"figures": {}, "late": []}
         try:
-            process = subprocess.run(command, env=environment, timeout=fault.limit, check=False)
-            if process.returncode == 0:
-                result = json.loads(file.read_text())
+            if fault.tests:
+                result = _run_tests(fault, environment)
+            elif (ended := subprocess.run(command, env=environment, timeout=fault.limit, check=False)).returncode:
+                result["broken"] = [f"the process ended with {ended.returncode}"]
             else:
-                result["broken"] = [f"the process ended with {process.returncode}"]
+                result = json.loads(file.read_text())
         except subprocess.TimeoutExpired:
             result["broken"] = [f"hangs: not done after {fault.limit:.0f} s"]
     result |= {
@@ -88,8 +91,31 @@ def _run_here(fault: Fault, share: float, file: Path) -> None:
     logging.basicConfig(level=logging.ERROR)
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)  # no `.env` of the machine
-        outcome: Outcome = asyncio.run(fault.run(Plan(share, Path(directory))))  # type: ignore[arg-type]
+        outcome = asyncio.run(_run_fault(fault, Plan(share, Path(directory))))
     file.write_text(json.dumps({"figures": outcome.figures, "broken": outcome.broken, "late": outcome.late}))
+
+
+async def _run_fault(fault: Fault, plan: Plan) -> Outcome:
+    assert fault.run is not None
+    background = Outcome()
+    with nobody_complains(background):
+        outcome = await fault.run(plan)
+    outcome.broken += background.broken
+    return outcome
+
+
+def _run_tests(fault: Fault, environment: dict[str, str]) -> dict[str, Any]:
+    """The number of tests that passed, and what the others say."""
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", *fault.tests]
+    done = subprocess.run(
+        command, env=environment, timeout=fault.limit, capture_output=True, text=True, check=False, cwd=_ROOT
+    )
+    said = done.stdout.strip().splitlines()
+    counts = {what: int(number) for number, what in re.findall(r"(\d+) (passed|failed|skipped|errors?)", said[-1])}
+    broken = [line for line in said if line.startswith(("FAILED", "ERROR"))]
+    if done.returncode and not broken:
+        broken = [f"pytest ended with {done.returncode}"]
+    return {"figures": {f"tests {what}": number for what, number in counts.items()}, "broken": broken, "late": []}
 
 
 sys.exit(main())

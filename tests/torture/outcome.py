@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 _SHOWN = 20
 
@@ -49,6 +54,23 @@ class Outcome:
         self.count("late")
         if len(self.late) < _SHOWN:
             self.late.append(what)
+
+
+@contextmanager
+def nobody_complains(outcome: Outcome) -> Iterator[None]:
+    """In the block, what reaches the event loop's exception handler is a broken promise: somebody forgot an error."""
+    loop = asyncio.get_running_loop()
+
+    def complain(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        outcome.breaks(f"in the background: {context['message']} {context.get('exception') or ''}")
+
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(complain)
+    try:
+        yield
+        gc.collect()
+    finally:
+        loop.set_exception_handler(before)
 
 
 def percentile(values: list[float], part: float) -> float:

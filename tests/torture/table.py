@@ -6,21 +6,30 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from .answers import swallow_answers_to_commit
+from .cancelled import cancel_at_any_moment
+from .exhausted import wait_in_line
 from .killed import kill_again_and_again
+from .long_run import call_a_million_times
 from .outcome import Outcome, Plan
 from .promoted import promote_again_and_again
+from .restarted import come_back_after_an_outage, restart_under_an_idle_pool
 from .silent import open_black_holes
 
 
 class Fault(NamedTuple):
-    """A row: its name, the promise, what the full run is, the function, and how many seconds it may take."""
+    """
+    A row: its name, the promise, what the full run is, and how many seconds it may take.
+
+    *run* it is, or *tests*, patterns of names, where it is one of those that time and number tell nothing more about.
+    """
 
     name: str
     fault: str
     promise: str
     full: str
-    run: Callable[[Plan], Awaitable[Outcome]]
+    run: Callable[[Plan], Awaitable[Outcome]] | None
     limit: float
+    tests: tuple[str, ...] = ()
 
 
 FAULTS = (
@@ -50,11 +59,91 @@ FAULTS = (
         420,
     ),
     Fault(
+        "swallowed",
+        "an error is swallowed inside of a transaction",
+        "leaving the block raises, and nothing was acknowledged",
+        "every kind of block and savepoint",
+        None,
+        180,
+        tests=("tests/test_transaction.py::test_a_swallowed_error_does_not_pass_for_a_commit",),
+    ),
+    Fault(
         "silent",
         "a black hole (SIGSTOP of the server, a silent line) opens under every kind of call",
         "every call ends within its deadline and 250 ms",
         "500 calls",
         open_black_holes,
         240,
+    ),
+    Fault(
+        "restarts",
+        "the server is restarted under an idle pool",
+        "callers see no error",
+        "200 restarts, 10 kinds of calls after each",
+        restart_under_an_idle_pool,
+        300,
+    ),
+    Fault(
+        "outages",
+        "the server comes back after an outage, and callers wait for it",
+        "first success within 250 ms, no thundering herd",
+        "p99 of 50 outages",
+        come_back_after_an_outage,
+        300,
+    ),
+    Fault(
+        "cancelled",
+        "tasks are cancelled at any moment, in every public function",
+        "no connection leaked, no cancellation lost, no backend idle in transaction, other callers unharmed",
+        "200,000 cancellations",
+        cancel_at_any_moment,
+        900,
+    ),
+    Fault(
+        "exhausted",
+        "more callers than connections",
+        "first come, first served; `PoolTimeoutError` at the deadline; `DB_MAX_WAITING` refuses at once; health "
+        "answers",
+        "10,000 waiters",
+        wait_in_line,
+        180,
+    ),
+    Fault(
+        "processes",
+        "fork, a second event loop, the end of the interpreter with an open pool",
+        "a pool of one's own, or a clear error; the exit never hangs",
+        "each",
+        None,
+        180,
+        tests=(
+            "tests/test_pool.py::test_every_event_loop_has_its_own_pool",
+            "tests/test_pool.py::test_a_forked_child_has_its_own_pool",
+            "tests/test_pool.py::test_the_interpreter_exits_with_an_open_pool",
+            "tests/test_pool.py::test_pools_of_ended_loops_are_forgotten",
+            "tests/test_batching.py::test_nobody_hangs_when_the_program_ends_in_the_middle",
+        ),
+    ),
+    Fault(
+        "answered",
+        "deadlock, serialization failure (also at COMMIT), lock and statement timeout, too many connections, server "
+        "starting, disk full, read-only standby, idle-in-transaction kill, DDL under running statements",
+        "sorted as documented; the whole closure is repeated where that is right, with jitter",
+        "each",
+        None,
+        300,
+        tests=(
+            "tests/test_failures.py",
+            "tests/test_exceptions.py",
+            "tests/test_transaction.py::test_a_closure_runs_again_after_a_deadlock",
+            "tests/test_transaction.py::test_a_closure_runs_again_after_a_serialization_failure",
+        ),
+    ),
+    Fault(
+        "long",
+        "a long run of mixed calls",
+        "memory, connections, prepared statements and tasks do not grow",
+        "1,000,000 calls",
+        call_a_million_times,
+        900,
     ),
 )
