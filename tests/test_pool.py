@@ -359,6 +359,24 @@ async def test_a_server_that_says_nothing_does_not_hang_anybody(database: Settin
             await db.close_connection_pool(timeout=0.3)
 
 
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("postgresql://u@a/x", []),
+        ("postgresql://u@a:1,b/x", [("a", 1), ("b", 5432)]),
+        ("postgresql://u:p@[::1]:1,[fe80::2],c:3/x", [("::1", 1), ("fe80::2", 5432), ("c", 3)]),
+        ("postgresql:///x?host=/tmp/a,/tmp/b&port=6000", [("/tmp/a", 6000), ("/tmp/b", 6000)]),
+        ("postgresql:///x?host=a,b&port=1,2", [("a", 1), ("b", 2)]),
+        ("postgresql:///x?host=a,b&target_session_attrs=prefer-standby", []),
+    ],
+)
+def test_several_hosts_are_read_from_the_url(url: str, hosts: list[tuple[str, int]]) -> None:
+    """As libpq reads them; one host, and a choice that needs answers of all, are left to the driver."""
+    from database.pool import _hosts
+
+    assert _hosts(url) == hosts
+
+
 async def test_a_host_that_says_nothing_does_not_keep_the_others_from_being_asked(database: Settings) -> None:
     """Of several hosts in the URL, each has a head start only: a silent one does not use up the whole attempt."""
     async with proxy_to(database.dsn) as silent, proxy_to(database.dsn) as good:

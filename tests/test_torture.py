@@ -9,7 +9,7 @@ import pytest
 from tests.torture.outcome import Outcome, Plan, nobody_complains
 from tests.torture.table import FAULTS, Fault
 
-_SHARE = 0.01
+_SHARE = 0.003
 
 
 _RUN = [fault for fault in FAULTS if fault.run is not None]

@@ -101,6 +101,7 @@ async def _run_fault(fault: Fault, plan: Plan) -> Outcome:
     with nobody_complains(background):
         outcome = await fault.run(plan)
     outcome.broken += background.broken
+    outcome.figures |= background.figures
     return outcome
 
 
