@@ -793,12 +793,14 @@ def _hosts(dsn: str) -> list[tuple[str, int]]:
     ports = ports * len(hosts) if len(ports) == 1 else ports
     found = []
     for host, port in zip(hosts, ports, strict=True):
-        name, _, own_port = ("", "", "") if host.startswith("/") else host.rpartition(":")
-        bracketed = host.startswith("[")
-        if bracketed:
-            name, _, own_port = host[1:].partition("]")
-            own_port = own_port.removeprefix(":")
-        found.append((name or host, int(own_port or port)))
+        if host.startswith("/"):
+            name, own_port = host, ""
+        elif host.startswith("["):
+            name, _, rest = host[1:].partition("]")
+            own_port = rest.removeprefix(":")
+        else:
+            name, _, own_port = host.partition(":")
+        found.append((name, int(own_port or port)))
     return found
 
 
