@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 
+import database as db
+from tests.torture.cancelled import callers_in
 from tests.torture.outcome import Outcome, Plan, nobody_complains
 from tests.torture.table import FAULTS, Fault
 
@@ -31,3 +34,10 @@ def test_the_tests_that_the_table_names_exist(test: str) -> None:
     """Where a row of the table is made of tests."""
     file, _, name = test.partition("::")
     assert f"def {name}" in (Path(__file__).parent.parent / file).read_text()
+
+
+def test_every_public_function_that_waits_is_cancelled() -> None:
+    """But for those that open, close or describe the pool itself."""
+    of_the_pool = {"close_connection_pool", "get_pool_stats", "register_init_callback"}
+    waiting = {name for name in db.__all__ if inspect.iscoroutinefunction(getattr(db, name))}
+    assert waiting - of_the_pool <= set(callers_in(Path()))

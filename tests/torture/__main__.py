@@ -45,12 +45,11 @@ def main() -> int:
         _run_here(faults[0], arguments.share, Path(arguments.one))
         return 0
     began = time.time()
-    machine = describe_machine()
     results = {fault.name: _run(fault, arguments.share) for fault in faults}
     if arguments.write:
         # faults that were not run now keep their last result, each with the command that made it
         stored: dict[str, Any] = json.loads(_RESULTS.read_text()) if _RESULTS.exists() else {}
-        stored |= {name: result | {"machine": machine} for name, result in results.items()}
+        stored |= results
         _RESULTS.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
         write_report(_PAGE, stored)
     print(f"{time.time() - began:.0f} s")
@@ -61,6 +60,7 @@ def _run(fault: Fault, share: float) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     print(f"{fault.name}: {fault.full}" + (f", {share:.0%} of it" if share != 1 else ""), flush=True)
     began = time.time()
+    machine = describe_machine()
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "outcome.json"
         command = [sys.executable, "-m", "tests.torture", fault.name, "--share", str(share), "--one", str(file)]
@@ -76,9 +76,10 @@ def _run(fault: Fault, share: float) -> dict[str, Any]:
             result["broken"] = [f"hangs: not done after {fault.limit:.0f} s"]
     result |= {
         "share": share,
+        "machine": machine,
         "seconds": round(time.time() - began, 1),
         "day": time.strftime("%Y-%m-%d", time.gmtime()),
-        "command": "make torture" if share == 1 else f"make torture SHARE={share:g}",
+        "command": f"make torture FAULTS={fault.name}" + ("" if share == 1 else f" SHARE={share:g}"),
     }
     for kind in ("figures", "broken", "late"):
         for line in result[kind].items() if kind == "figures" else result[kind]:

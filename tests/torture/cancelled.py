@@ -7,8 +7,10 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import database as db
 from database import Connection, repository
@@ -76,7 +78,8 @@ async def _copy() -> None:
         await conn.copy_records_to_table("pair", records=[("t", 1)] * 500)
 
 
-def _callers(directory: Path) -> dict[str, Caller]:
+def callers_in(directory: Path) -> dict[str, Caller]:
+    """A call of each public function, with files from *directory*."""
     return {
         "insert_document": lambda: db.insert_document("n", _new(), "t"),
         "upsert_document": lambda: db.upsert_document("n", _old(), "t"),
@@ -91,10 +94,15 @@ def _callers(directory: Path) -> dict[str, Caller]:
         "search_documents": lambda: db.search_documents("text"),
         "save_chat_history": lambda: db.save_chat_history(1, _old(), "q", "a"),
         "get_recent_chat_history": lambda: db.get_recent_chat_history(_old()),
+        "get_chat_message_by_id": lambda: db.get_chat_message_by_id(str(uuid4())),
+        "delete_chat_message": lambda: db.delete_chat_message(str(uuid4())),
+        "delete_chat_history_before": lambda: db.delete_chat_history_before(datetime(2000, 1, 1, tzinfo=UTC)),
         "get_user_threads": lambda: db.get_user_threads(1),
         "search_chat_history": lambda: db.search_chat_history("q"),
         "delete_thread_history": lambda: db.delete_thread_history(_old()),
         "ingest_directory": lambda: db.ingest_directory(directory, code_prefix="ingested/"),
+        "ingest_files_batch": lambda: db.ingest_files_batch([{"path": directory / "1.md", "code": "one of a batch"}]),
+        "read_and_insert_md_file": lambda: db.read_and_insert_md_file(directory / "2.md", "one"),
         "get_db_connection": _borrow,
         "get_db_transaction": _transact,
         "run_in_transaction": lambda: db.run_in_transaction(_insert_pair),
@@ -102,11 +110,23 @@ def _callers(directory: Path) -> dict[str, Caller]:
         "cursor": _cursor,
         "copy_records_to_table": _copy,
         "health_report": db.health_report,
+        "health_check": db.health_check,
         "ping_postgres": db.ping_postgres,
         "init_document_table": db.init_document_table,
+        "init_chat_history_table": db.init_chat_history_table,
         "get_connection_pool": db.get_connection_pool,
         "repository.insert": lambda: repository.insert("pair", {"token": _new(), "half": 1}),
+        "repository.insert_many": lambda: repository.insert_many("pair", [{"token": _new(), "half": 1}] * 3),
+        "repository.upsert": lambda: repository.upsert("kept", {"key": _old(), "value": 1}, "key"),
+        "repository.upsert_many": lambda: repository.upsert_many("kept", [{"key": _old(), "value": 1}], "key"),
+        "repository.update": lambda: repository.update("pair", {"half": 2}, {"token": _old()}),
+        "repository.delete": lambda: repository.delete("pair", {"token": _new()}),
         "repository.fetch": lambda: repository.fetch("pair", {"token": _old()}),
+        "repository.fetch_one": lambda: repository.fetch_one("document", {"code": _old()}),
+        "repository.count": lambda: repository.count("pair"),
+        "repository.exists": lambda: repository.exists("pair", {"token": _old()}),
+        "repository.execute_raw": lambda: repository.execute_raw("SELECT 1"),
+        "repository.describe_table": lambda: repository.describe_table("pair"),
     }
 
 
@@ -122,7 +142,7 @@ async def cancel_at_any_moment(plan: Plan) -> Outcome:
     directory.mkdir()
     for number in range(20):
         (directory / f"{number}.md").write_text(f"# {number}\n\ntext\n")
-    callers = _callers(directory)
+    callers = callers_in(directory)
     with running_server() as server:
         configure(server.settings(max_connections=_CONNECTIONS, connection_timeout=_HANGS))
         try:
@@ -130,6 +150,7 @@ async def cancel_at_any_moment(plan: Plan) -> Outcome:
             for number in range(50):
                 await db.insert_document("n", f"old {number}", "text " * 200)
             pool = await db.get_connection_pool()
+            await pool.execute("CREATE TABLE kept (key text PRIMARY KEY, value int)")
             async with _others(outcome), asyncio.TaskGroup() as group:
                 for _ in range(_AT_ONCE):
                     group.create_task(_cancel_again_and_again(callers, goal, outcome))

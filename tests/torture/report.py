@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -45,16 +46,17 @@ def render(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             yield f"| [{fault.name}](#{fault.name}) | {fault.full} | not run yet | not shown |"
         else:
             kept = "**no**" if result["broken"] else "**late**" if result["late"] else "yes"
-            yield f"| [{fault.name}](#{fault.name}) | {fault.full} | {result['share']:.0%} | {kept} |"
+            run = "all" if fault.tests else f"{result['share']:.0%}"
+            yield f"| [{fault.name}](#{fault.name}) | {fault.full} | {run} | {kept} |"
     for fault in FAULTS:
         yield ""
         yield f"### {fault.name}"
         yield ""
-        yield f"{_sentence(fault.fault)}. Promise: {fault.promise}."
+        yield _wrap(f"{fault.fault[0].upper()}{fault.fault[1:]}. Promise: {fault.promise}.")
         result = results.get(fault.name)
         if result is not None:
             yield ""
-            yield f"`{result['command']}`, {result['day']}, {result['seconds']:.0f} s. {result['machine']}."
+            yield _wrap(f"`{result['command']}`, {result['day']}, {result['seconds']:.0f} s. {result['machine']}.")
             yield ""
             yield from (f"- {name}: {_number(value)}" for name, value in result["figures"].items())
             yield from (f"- not kept: {line}" for line in result["broken"])
@@ -62,8 +64,8 @@ def render(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield ""
 
 
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
+def _wrap(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _number(value: float | str) -> str:

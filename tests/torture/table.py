@@ -40,7 +40,7 @@ FAULTS = (
         "else reaches a caller within the deadline",
         "100,000 acknowledged writes, 100 kills",
         kill_again_and_again,
-        600,
+        900,
     ),
     Fault(
         "promoted",
@@ -56,7 +56,7 @@ FAULTS = (
         "resolved, or `OutcomeUnknownError`; never repeated blindly",
         "2,000 swallowed",
         swallow_answers_to_commit,
-        420,
+        600,
     ),
     Fault(
         "swallowed",
