@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import enum
 import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import asyncpg
@@ -313,3 +315,28 @@ def copy_error(exc: DatabaseError) -> DatabaseError:
     error = type(exc)(str(exc), original_error=exc.original_error, sqlstate=exc.sqlstate, retryable=exc.retryable)
     error.__cause__ = exc.__cause__
     return error
+
+
+@contextmanager
+def translated(
+    is_closed: Callable[[], bool],
+    kind: type[DatabaseError],
+    doing: str,
+    *,
+    changes: bool = True,
+    inside: Callable[[], bool] = lambda: False,
+    reconsider: Callable[[Exception], Exception] = lambda exc: exc,
+) -> Iterator[None]:
+    """
+    Raise what the driver raises in the block as *kind*; what is not the driver's passes untouched.
+
+    *inside* and *is_closed* are asked when the error arrives; what *reconsider* makes of it is translated.
+    """
+    try:
+        yield
+    except Exception as exc:
+        if isinstance(exc, DatabaseError) or not raised_by_driver(exc):
+            raise
+        is_inside = inside()
+        error = reconsider(exc)
+        raise translate(error, kind, doing, changes=changes, closed=is_closed(), inside=is_inside) from exc

@@ -16,8 +16,8 @@ import re
 import socket
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
@@ -34,10 +34,9 @@ from .exceptions import (
     Failure,
     PoolTimeoutError,
     classify,
-    raised_by_driver,
     reason,
     sqlstate_of,
-    translate,
+    translated,
 )
 from .settings import Settings, redact
 
@@ -216,28 +215,18 @@ def of_the_server(exc: Exception, conn: Connection) -> Exception:
     return error
 
 
-@contextmanager
 def speaking_through(
     conn: Connection,
     kind: type[DatabaseError],
     doing: str,
     *,
     changes: bool = True,
-    inside: Callable[[], bool] | None = None,
-) -> Iterator[None]:
-    """
-    Raise what the driver raises in the block as *kind*; what is not the driver's passes untouched.
-
-    *inside*, as in `translate`, is asked when the error arrives.
-    """
-    try:
-        yield
-    except Exception as exc:
-        if isinstance(exc, DatabaseError) or not raised_by_driver(exc):
-            raise
-        is_inside = inside is not None and inside()
-        error = of_the_server(exc, conn)
-        raise translate(error, kind, doing, changes=changes, closed=conn.is_closed(), inside=is_inside) from exc
+    inside: Callable[[], bool] = lambda: False,
+) -> AbstractContextManager[None]:
+    """As `translated`, for what is sent through *conn*: it hears of a failover, see `of_the_server`."""
+    return translated(
+        conn.is_closed, kind, doing, changes=changes, inside=inside, reconsider=lambda exc: of_the_server(exc, conn)
+    )
 
 
 class Companion(Protocol):
