@@ -4,7 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test check fuzz bench bench-quick bench-startup format clean
+SHARE ?= 1
+
+.PHONY: demo test check fuzz torture bench bench-quick bench-startup format clean
 
 demo: $(VENV)/demo.ok
 	@$(BIN)/python -m database demo $(if $(DOCS),"$(DOCS)")
@@ -14,6 +16,10 @@ test: $(VENV)/dev.ok
 
 fuzz: $(VENV)/dev.ok
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-34000} $(BIN)/python -m pytest -n $(JOBS) --timeout 7200 tests/test_injection.py
+
+# every fault of docs/reliability.md with its full figures; FAULTS="killed silent" for some of them
+torture: $(VENV)/dev.ok
+	@$(BIN)/python -m tests.torture --share $(SHARE) --write $(FAULTS)
 
 check: $(VENV)/dev.ok
 	$(BIN)/ruff check .
