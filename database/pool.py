@@ -186,6 +186,45 @@ class PooledConnection(_AsyncpgConnection):
         """What makes the session as good as new."""
         return _RESET_QUERY + _DEALLOCATE_QUERY if self.has_prepared else _RESET_QUERY
 
+    async def copy_to_table(self, table_name: str, *, timeout: float | None = None, **options: Any) -> str:
+        """As asyncpg's, but it ends where the connection is lost, or stands still, in the middle."""
+        return await self._send(super().copy_to_table(table_name, timeout=timeout, **options), timeout)
+
+    async def copy_records_to_table(self, table_name: str, *, timeout: float | None = None, **options: Any) -> str:
+        """As asyncpg's, but it ends where the connection is lost, or stands still, in the middle."""
+        return await self._send(super().copy_records_to_table(table_name, timeout=timeout, **options), timeout)
+
+    async def _send(self, copying: Coroutine[Any, Any, str], timeout: float | None) -> str:
+        """
+        What *copying* returns; an error where the connection is lost or *timeout* (DB_COMMAND_TIMEOUT) is over.
+
+        asyncpg alone would wait for ever for room to write into.
+        """
+        task: asyncio.Task[str] = asyncio.get_running_loop().create_task(copying)
+        ended: list[Exception] = []
+
+        def end(exc: Exception) -> None:
+            ended.append(exc)
+            task.cancel()
+
+        def end_lost(_: object) -> None:
+            end(asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of COPY"))
+
+        seconds = self._config.command_timeout if timeout is None else timeout  # type: ignore[attr-defined]  # as below
+        timer = None if seconds is None else task.get_loop().call_later(seconds, end, TimeoutError())
+        self.add_termination_listener(end_lost)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if not ended or (this is not None and this.cancelling()):
+                raise
+            raise ended[0] from None
+        finally:
+            self.remove_termination_listener(end_lost)
+            if timer is not None:
+                timer.cancel()
+
 
 def of_the_server(exc: Exception, conn: Connection) -> Exception:
     """
@@ -227,45 +266,6 @@ def speaking_through(
     return translated(
         conn.is_closed, kind, doing, changes=changes, inside=inside, reconsider=lambda exc: of_the_server(exc, conn)
     )
-
-    async def copy_to_table(self, table_name: str, *, timeout: float | None = None, **options: Any) -> str:
-        """As asyncpg's, but it ends where the connection is lost, or stands still, in the middle."""
-        return await self._send(super().copy_to_table(table_name, timeout=timeout, **options), timeout)
-
-    async def copy_records_to_table(self, table_name: str, *, timeout: float | None = None, **options: Any) -> str:
-        """As asyncpg's, but it ends where the connection is lost, or stands still, in the middle."""
-        return await self._send(super().copy_records_to_table(table_name, timeout=timeout, **options), timeout)
-
-    async def _send(self, copying: Coroutine[Any, Any, str], timeout: float | None) -> str:
-        """
-        What *copying* returns; an error where the connection is lost or *timeout* (DB_COMMAND_TIMEOUT) is over.
-
-        asyncpg alone would wait for ever for room to write into.
-        """
-        task: asyncio.Task[str] = asyncio.get_running_loop().create_task(copying)
-        ended: list[Exception] = []
-
-        def end(exc: Exception) -> None:
-            ended.append(exc)
-            task.cancel()
-
-        def end_lost(_: object) -> None:
-            end(asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of COPY"))
-
-        seconds = self._config.command_timeout if timeout is None else timeout  # type: ignore[attr-defined]  # as below
-        timer = None if seconds is None else task.get_loop().call_later(seconds, end, TimeoutError())
-        self.add_termination_listener(end_lost)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            this = asyncio.current_task()
-            if not ended or (this is not None and this.cancelling()):
-                raise
-            raise ended[0] from None
-        finally:
-            self.remove_termination_listener(end_lost)
-            if timer is not None:
-                timer.cancel()
 
 
 class Companion(Protocol):
