@@ -50,8 +50,31 @@ ALTER TABLE document_section SET (toast_tuple_target = 8160);
 CREATE INDEX document_section_document_index ON document_section (document_id, key);
 CREATE INDEX document_section_search_index ON document_section USING gin (search);
 
+-- Of words that many sections hold, the sections where they weigh most. Made by refresh_search_index(), where it pays.
+CREATE TABLE document_head (
+    language  text     NOT NULL,
+    lexeme    text     NOT NULL,
+    frequency bigint   NOT NULL,
+    cutoff    real     NOT NULL,
+    ids       bigint[] NOT NULL,
+    impacts   real[]   NOT NULL,
+    PRIMARY KEY (language, lexeme)
+);
+ALTER TABLE document_head ALTER COLUMN ids SET STORAGE EXTERNAL, ALTER COLUMN impacts SET STORAGE EXTERNAL;
+COMMENT ON COLUMN document_head.frequency IS 'How many sections hold the lexeme';
+COMMENT ON COLUMN document_head.cutoff IS 'No section that is not in the list has a greater impact; 0 where all are in it';
+
+CREATE TABLE document_head_state (
+    id       integer          NOT NULL DEFAULT 1 CHECK (id = 1),
+    sections bigint           NOT NULL,
+    length   double precision NOT NULL,
+    up_to    bigint           NOT NULL,
+    PRIMARY KEY (id)
+);
+COMMENT ON TABLE document_head_state IS 'What the lists were made of: how many sections, their average length, the last id';
+
 -- migrate:down
-DROP TABLE document_section;
+DROP TABLE document_head_state, document_head, document_section;
 DROP INDEX document_unindexed_index;
 ALTER TABLE document
     DROP COLUMN section_keys, DROP COLUMN section_starts, DROP COLUMN indexed_state, DROP COLUMN content_bytes;
