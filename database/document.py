@@ -44,7 +44,8 @@ async def init_document_table(*, conn: Connection | None = None) -> None:
 
     Raises `SchemaError` where another table of that name is there, or the user may not create tables.
     """
-    await apply_migration("0001", conn=conn)
+    for version in ("0001", "0003"):
+        await apply_migration(version, conn=conn)
 
 
 class Row(NamedTuple):
