@@ -20,7 +20,8 @@ from .exceptions import DocumentError
 from .ids import as_uuid, uuid7
 from .query import check_page
 from .schema import apply_migration
-from .search import parse_search, text_search_configuration
+from .search import text_search_configuration
+from .search.ranking import Wanted, find_sections
 from .search.sections import Section, cut_sections
 from .search.writing import REPLACE_SECTIONS, insert_sections, section_arrays
 
@@ -526,56 +527,14 @@ async def iter_documents(*, conn: Connection | None = None) -> AsyncIterator[Doc
         last = UUID(rows[-1]["id"])
 
 
-# The parts of the query are turned into a tsquery for every language in use, found by skipping through its index
-# (https://wiki.postgresql.org/wiki/Loose_indexscan). Only the rows that are returned are highlighted.
-_SEARCH = """
-    WITH RECURSIVE used AS (
-        (SELECT language FROM document ORDER BY language LIMIT 1)
-        UNION ALL
-        SELECT (SELECT document.language
-                  FROM document
-                 WHERE document.language > used.language
-                 ORDER BY document.language
-                 LIMIT 1)
-          FROM used
-         WHERE used.language IS NOT NULL
-    ),
-    parts AS (
-        SELECT language,
-               websearch_to_tsquery(language::regconfig, $1) AS words,
-               websearch_to_tsquery(language::regconfig, $2) AS required,
-               websearch_to_tsquery(language::regconfig, $3) AS excluded
-          FROM used
-         WHERE language = coalesce($4, language)
-    ),
-    asked AS (
-        SELECT language,
-               CASE WHEN numnode(required) > 0 THEN required ELSE words END && excluded AS query,
-               words || required AS wanted
-          FROM parts
-         WHERE numnode(words) + numnode(required) > 0
-    ),
-    best AS (
-        SELECT document.*, wanted, ts_rank(search, wanted, 1) AS rank
-          FROM asked
-          JOIN document ON document.language = asked.language AND search @@ query
-         ORDER BY rank DESC, id DESC
-         LIMIT $5
-    )
-    SELECT {columns}, rank::float8 AS rank,
-           ts_headline(language::regconfig, left(content, 200000), wanted, $6) AS snippet
-      FROM best
-     ORDER BY rank DESC, best.id DESC
-"""
-_HEADLINE = 'StartSel=<mark>, StopSel=</mark>, MaxFragments=2, MaxWords=25, MinWords=10, FragmentDelimiter=" … "'
-
-
 async def search_documents(
     search_term: str,
     limit: int = 50,
     *,
     language: str | None = None,
+    where: Mapping[str, Any] | None = None,
     content: bool = True,
+    exact: bool = False,
     conn: Connection | None = None,
 ) -> list[Document]:
     """
@@ -586,14 +545,12 @@ async def search_documents(
     `<mark>`; the text around them is the document's own and not escaped for HTML. *language* confines the search to
     documents in it; *content* False leaves the whole text out.
     """
-    check_page(limit, 0, DocumentError)
-    query = parse_search(search_term)
-    if not (query.words or query.required):
-        return []
-    sql = _SEARCH.format(columns=_COLUMNS if content else _COLUMNS_WITHOUT_CONTENT)
-    arguments = (*query, None if language is None else _configuration("", language), limit, _HEADLINE)
-    rows = await _read(conn, "search documents", lambda c: c.fetch(sql, *arguments))
-    return [_document(row, rank=row["rank"], snippet=row["snippet"]) for row in rows]
+    wanted = Wanted(limit, 1, language, where, exact)
+    columns = _COLUMNS if content else _COLUMNS_WITHOUT_CONTENT
+    rows = await find_sections(search_term, wanted, columns, conn=conn)
+    return [
+        _document(row, rank=row["rank"], heading=row["heading"], snippet=row["section_marks"]) for row in rows
+    ]
 
 
 _UPDATE_CONTENT = f"""

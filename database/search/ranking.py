@@ -9,16 +9,15 @@ all that are newer than the lists.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..codecs import decode_json
 from ..columns import known_table, read_table
 from ..connect_db import Connection, Record, perform
 from ..exceptions import DocumentError
 from ..query import Built, build_condition, check_page, read_where
-from . import SearchQuery, parse_search, text_search_configuration
+from . import text_search_configuration
+from .question import parse_question
 
 # The usual constants of BM25. A word in the title counts as three, one in a heading as two.
 K1, B = 1.2, 0.75
@@ -42,7 +41,7 @@ def impact(search: str, query: str, length: str) -> str:
     """
 
 
-LEXEME_QUERY = r"""('''' || replace(replace({lexeme}, '\', '\\'), '''', '''''') || '''')::tsquery"""
+LEXEME_QUERY = r"""('''' || replace(replace({lexeme}, '\', '\\'), '''', '''''') || '''')"""
 
 # The score of `section`, whose language's terms are in `term`.
 _SCORE = f"""
@@ -50,8 +49,8 @@ _SCORE = f"""
        FROM term, size
       WHERE term.language = section.language)
 """
-# $1 the words that count, $2 $3 $4 alternatives, what must occur, what must not, $5 language, $6 how many sections of a
-# document, $7 how many at all, $8 how many are ranked exactly, $9 whether lists may be used, $10 options of snippets.
+# $1 alternatives, $2 what must occur, $3 what must not, $4 $5 all that count and how often, $6 how many sections of a
+# document, $7 how many at all, $8 how many are ranked exactly, $9 whether lists may be used, $10 language.
 # The languages in use are found by skipping through the index (https://wiki.postgresql.org/wiki/Loose_indexscan).
 _PARAMETERS = 10
 _TERMS = f"""
@@ -66,20 +65,15 @@ _TERMS = f"""
           FROM used
          WHERE used.language IS NOT NULL
     ),
-    parts AS (
-        SELECT language,
-               websearch_to_tsquery(language::regconfig, $2) AS words,
-               websearch_to_tsquery(language::regconfig, $3) AS required,
-               websearch_to_tsquery(language::regconfig, $4) AS excluded
-          FROM used
-         WHERE language = coalesce($5, language)
-    ),
     asked AS MATERIALIZED (
-        SELECT language, numnode(required) > 0 AS demands, excluded,
-               CASE WHEN numnode(required) > 0 THEN required ELSE words END && excluded AS query,
-               words || required AS wanted
-          FROM parts
-         WHERE numnode(words) + numnode(required) > 0
+        SELECT *
+          FROM (SELECT language, section_query(language, $1, $2, $3) AS query,
+                       coalesce(section_query(language, $3, '{{}}', '{{}}'), '') AS excluded,
+                       section_query(language, '{{}}', $2, '{{}}') IS NOT NULL AS demands
+                  FROM used
+                 WHERE language = coalesce($10, language)
+                OFFSET 0) AS parts
+         WHERE query IS NOT NULL
     ),
     sample AS MATERIALIZED (
         SELECT search, ctid
@@ -87,11 +81,16 @@ _TERMS = f"""
          ORDER BY id DESC
          LIMIT {_SAMPLED}
     ),
+    segment AS MATERIALIZED (
+        SELECT segment.id, segment.epoch, segment.up_to, state.length
+          FROM document_head_state AS state
+          JOIN document_head_segment AS segment ON segment.epoch = state.epoch AND segment.is_ready
+    ),
     size AS MATERIALIZED (
-        SELECT greatest(1, coalesce(state.sections, guessed.sections))::double precision AS sections,
-               greatest(1, coalesce(state.length, (SELECT avg(length(search)) FROM sample)))::double precision
-                   AS length,
-               coalesce(state.up_to, 0) AS up_to
+        SELECT greatest(1, guessed.sections)::double precision AS sections,
+               greatest(1, coalesce((SELECT max(length) FROM segment), (SELECT avg(length(search)) FROM sample)))
+                   ::double precision AS length,
+               (SELECT coalesce(max(up_to), 0) FROM segment) AS up_to
           FROM (SELECT CASE WHEN sampled < {_SAMPLED} THEN sampled
                             WHEN reltuples < 0 OR relpages = 0 THEN sampled / density * pages
                             ELSE reltuples / relpages * pages END AS sections
@@ -101,19 +100,26 @@ _TERMS = f"""
                                pg_relation_size(oid) / current_setting('block_size')::integer AS pages
                           FROM pg_class
                          WHERE oid = 'document_section'::regclass) AS relation) AS guessed
-          LEFT JOIN document_head_state AS state ON true
     ),
     term AS MATERIALIZED (
         SELECT lexeme.*, counted,
                occurrences * ln(1 + (greatest(sections, found) - found + 0.5) / (found + 0.5)) AS weight
           FROM size
          CROSS JOIN (
-            SELECT asked.language, word.lexeme, cardinality(word.positions) AS occurrences,
-                   {LEXEME_QUERY.format(lexeme="word.lexeme")} AS query, head.frequency, head.cutoff,
-                   $9::boolean AND head.frequency IS NOT NULL AND NOT asked.demands AS is_listed
+            SELECT asked.language, word.lexeme, word.count AS occurrences,
+                   ({LEXEME_QUERY.format(lexeme="word.lexeme")} || CASE WHEN word.begins THEN ':*' ELSE '' END)::tsquery
+                       AS query,
+                   head.*, $9::boolean AND head.frequency IS NOT NULL AND NOT asked.demands AS is_listed
               FROM asked
-             CROSS JOIN LATERAL unnest(section_tsvector(asked.language, '', '', $1)) AS word
-              LEFT JOIN document_head AS head ON head.language = asked.language AND head.lexeme = word.lexeme
+             CROSS JOIN LATERAL section_lexemes(asked.language, $4, $5) AS word
+              LEFT JOIN LATERAL (
+                SELECT sum(head.frequency) AS frequency, max(head.cutoff) AS cutoff, min(head.lexeme) AS number
+                  FROM document_head_lexeme AS listed
+                  JOIN document_head AS head ON head.lexeme = listed.number
+                  JOIN segment ON segment.id = head.segment
+                 WHERE listed.lexeme = word.lexeme AND listed.language = asked.language
+                   AND listed.epoch = segment.epoch AND NOT word.begins
+              ) AS head ON true
             OFFSET 0
          ) AS lexeme
          CROSS JOIN LATERAL (
@@ -134,8 +140,8 @@ _TERMS = f"""
          ) AS nearly
     ),
     plan AS MATERIALIZED (
-        SELECT asked.language, asked.query, asked.wanted, coalesce(listed, false) AS listed,
-               CASE WHEN listed THEN rare && asked.excluded ELSE asked.query END AS rare,
+        SELECT asked.language, asked.query, coalesce(listed, false) AS listed,
+               CASE WHEN listed THEN rare && !!asked.excluded ELSE asked.query END AS rare,
                coalesce(tail, 0) AS tail
           FROM asked
           LEFT JOIN (SELECT language, bool_or(is_listed) AS listed, sum(weight * cutoff) FILTER (WHERE is_listed) AS tail,
@@ -161,7 +167,8 @@ _SCORED = """,
         SELECT id, sum(impact * weight) AS bound
           FROM (SELECT unnest(head.ids) AS id, unnest(head.impacts) AS impact, term.weight
                   FROM term
-                  JOIN document_head AS head USING (language, lexeme)
+                  JOIN document_head AS head ON head.lexeme = term.number
+                  JOIN segment ON segment.id = head.segment
                  WHERE term.is_listed {many}) AS listed
          GROUP BY id
          ORDER BY bound DESC
@@ -224,41 +231,124 @@ _SCORED_FEW = """
          WHERE (SELECT are_few FROM few) AND ts_match_vq(section.search, plan.query)
 """
 # The text of a document that has changed since by other means is not that of its sections: nothing is cut out of it.
-_SELECT = """
-    SELECT {columns}, score AS rank, headings AS heading, {more}
-           (SELECT count(*) FROM best) AS __best, tail AS __tail,
-           (SELECT CASE WHEN count(*) >= $8 THEN min(bound) ELSE 0 END FROM best_headed) AS __cut
-      FROM (SELECT document.*, found.score, section.id AS section_id, section.headings, plan.wanted, plan.tail,
-                   array_position(document.section_keys, found.key) AS position,
-                   indexed_state = document_state(document.language, name, content_hash) AS is_fresh
-              FROM found
-              JOIN document ON document.id = found.document_id
-              JOIN document_section AS section ON section.id = found.id
-              JOIN plan ON plan.language = section.language
-             ORDER BY score DESC, section_id DESC) AS document
-     CROSS JOIN LATERAL (
-        SELECT coalesce(CASE WHEN is_fresh AND section_keys IS NOT NULL THEN
-                   section_text(bytes, start, coalesce(section_starts[position + 1], octet_length(bytes)) - start)
-               END, '') AS section_text
-          FROM (SELECT coalesce(content_bytes, document_bytes(content)) AS bytes, section_starts[position] AS start
-                OFFSET 0) AS whole
-     ) AS piece
-     WHERE position IS NOT NULL OR is_fresh IS NOT TRUE
-     ORDER BY score DESC, section_id DESC
-     LIMIT $7
+_SELECT = """,
+    result AS (
+        SELECT {columns}, score AS rank, headings AS heading, section_text, {more}
+               section_marks(document.language, section_text, $4) AS section_marks, section_id
+          FROM (SELECT document.*, found.score, section.id AS section_id, section.headings,
+                       array_position(document.section_keys, found.key) AS place,
+                       indexed_state = document_state(document.language, name, content_hash) AS is_fresh
+                  FROM found
+                  JOIN document ON document.id = found.document_id
+                  JOIN document_section AS section ON section.id = found.id
+                 ORDER BY score DESC, section_id DESC) AS document
+         CROSS JOIN LATERAL (
+            SELECT coalesce(CASE WHEN is_fresh THEN
+                       section_text(bytes, start, coalesce(section_starts[place + 1], octet_length(bytes)) - start)
+                   END, '') AS section_text
+              FROM (SELECT coalesce(content_bytes, document_bytes(content)) AS bytes, section_starts[place] AS start
+                    OFFSET 0) AS whole
+         ) AS piece
+         WHERE place IS NOT NULL OR is_fresh IS NOT TRUE
+         ORDER BY score DESC, section_id DESC
+         LIMIT $7
+    )
+    SELECT result.*, facts.*
+      FROM (SELECT (SELECT count(*) FROM best) AS ranked, (SELECT coalesce(bool_or(listed), false) FROM plan) AS listed,
+                   (SELECT coalesce(max(tail), 0) FROM plan) AS tail,
+                   (SELECT CASE WHEN count(*) >= $8 THEN min(bound) ELSE 0 END FROM best_headed) AS cut) AS facts
+      LEFT JOIN result ON true
+     ORDER BY rank DESC, section_id DESC
 """
 _SPARE = 10
-_LISTED = 20_000
+_LISTED = 20_000  # of which a filter may leave few
+_MOST = 2**31
+_NEARLY = 1 - 1e-6  # the lists hold single precision
 
 
-def build(columns: str, more: str, condition: str | None) -> str:
-    """The statement that returns *columns* of `document` and *more*, of documents that fit the *condition* on `this`."""
+def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
+    """
+    The statement that returns *columns* of `document`, and *more*, for the best sections.
+
+    Of documents that fit the *condition* on `this`, whose parameters begin with $11.
+    """
     fits = "" if condition is None else _FITS.format(condition=condition)
     many = "" if condition is None else "AND NOT (SELECT are_few FROM few)"
     scored_few = "" if condition is None else _SCORED_FEW.format(score=_SCORE)
     filtered = "" if condition is None else _FILTER.format(few=_FEW, condition=condition)
     listed = "$8" if condition is None else str(_LISTED)
-    scored = _SCORED.format(
-        score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, spare=_SPARE
-    )
+    scored = _SCORED.format(score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, spare=_SPARE)
     return f"WITH RECURSIVE {_TERMS}{filtered}{scored}{_SELECT.format(columns=columns, more=more)}"
+
+
+class Wanted(NamedTuple):
+    """What is looked for, but for the words; *max_per_document* None: as many as there are."""
+
+    limit: int
+    max_per_document: int | None
+    language: str | None
+    where: Mapping[str, Any] | None
+    exact: bool
+
+
+async def find_sections(
+    search_term: str, wanted: Wanted, columns: str, *, more: str = "", conn: Connection | None
+) -> list[Record]:
+    """
+    The best sections for *search_term*, best first, each with the *columns* of its document.
+
+    And with rank, heading, section_text, section_marks, and *more*.
+    """
+    check_page(wanted.limit, 0, DocumentError)
+    check_page(wanted.max_per_document or 0, 0, DocumentError)
+    configuration = None if wanted.language is None else text_search_configuration(wanted.language)
+    if wanted.language is not None and configuration is None:
+        raise DocumentError("language= is a name such as 'german' or an ISO 639-1 code such as 'de'")
+    question = parse_question(search_term)
+    if not wanted.limit or wanted.max_per_document == 0 or not (question.alternatives or question.demanded):
+        return []
+    condition, values = await _read_condition(wanted.where, conn)
+    sql = build_search(columns, condition, more=more)
+    limit = min(wanted.limit, _MOST)
+    rescored = max(_RESCORED, 10 * limit)
+    use_lists = True
+    while True:
+        arguments = (
+            question.alternatives,
+            question.demanded,
+            question.excluded,
+            question.alternatives + question.demanded,
+            question.counts + (1,) * len(question.demanded),
+            min(wanted.max_per_document or limit, limit),
+            limit,
+            rescored,
+            use_lists,
+            configuration,
+            *values,
+        )
+        rows = await perform(
+            lambda c: c.fetch(sql, *arguments),  # noqa: B023 (awaited at once)
+            conn=conn,
+            kind=DocumentError,
+            doing="search documents",
+            changes=False,
+            repeatable=True,
+        )
+        found = [row for row in rows if row["rank"] is not None]
+        ranked, listed = rows[0]["ranked"], rows[0]["listed"]
+        beyond = rows[0]["cut"] + rows[0]["tail"]  # no section that was not ranked is better
+        if listed and beyond and (len(found) < limit or (wanted.exact and found[-1]["rank"] < beyond * _NEARLY)):
+            use_lists = False
+        elif len(found) < limit and ranked >= rescored:
+            rescored *= 10
+        else:
+            return found
+
+
+async def _read_condition(where: Mapping[str, Any] | None, conn: Connection | None) -> tuple[str | None, list[Any]]:
+    shape, values = read_where(where)
+    if shape is None:
+        return None, []
+    table = known_table("document", "public", conn) or await read_table("document", "public", conn)
+    built: Built = table.query(("search", shape), lambda: build_condition(table, shape, _PARAMETERS + 1))
+    return built.sql, built.arguments(values)

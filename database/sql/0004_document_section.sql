@@ -45,36 +45,56 @@ CREATE TABLE document_section (
 );
 COMMENT ON COLUMN document_section.key IS 'A hash of headings and text: what has not changed keeps its row';
 -- Ranking reads the tsvector of every candidate: inline and not compressed, that takes a third of the time.
-ALTER TABLE document_section ALTER COLUMN search SET STORAGE MAIN, ALTER COLUMN search SET STATISTICS 1000;
+ALTER TABLE document_section ALTER COLUMN search SET STORAGE MAIN;
 ALTER TABLE document_section SET (toast_tuple_target = 8160);
 CREATE INDEX document_section_document_index ON document_section (document_id, key);
 CREATE INDEX document_section_search_index ON document_section USING gin (search);
 
--- Of words that many sections hold, the sections where they weigh most. Made by refresh_search_index(), where it pays.
+-- Lists of the sections where words weigh most that very many sections hold. Made by refresh_search_index(), where they
+-- pay. A segment is of a range of section ids; a new epoch begins where lists for other words are needed.
+CREATE TABLE document_head_state (
+    id         integer          NOT NULL DEFAULT 1 CHECK (id = 1),
+    epoch      integer          NOT NULL DEFAULT 0,
+    sections   bigint           NOT NULL DEFAULT 0,
+    length     double precision NOT NULL DEFAULT 0,
+    busy_until timestamptz,
+    PRIMARY KEY (id)
+);
+COMMENT ON COLUMN document_head_state.length IS 'Lexemes of a section, on average, when the epoch began: of all its impacts';
+COMMENT ON COLUMN document_head_state.busy_until IS 'Somebody works on the lists; where that time is past, nobody does';
+CREATE TABLE document_head_lexeme (
+    number   integer NOT NULL GENERATED ALWAYS AS IDENTITY,
+    epoch    integer NOT NULL,
+    language text    NOT NULL,
+    lexeme   text    NOT NULL,
+    query    tsquery NOT NULL,
+    PRIMARY KEY (number),
+    UNIQUE (lexeme, language, epoch)
+);
+CREATE TABLE document_head_segment (
+    id       integer NOT NULL GENERATED ALWAYS AS IDENTITY,
+    epoch    integer NOT NULL,
+    after_id bigint  NOT NULL,
+    up_to    bigint  NOT NULL,
+    sections bigint  NOT NULL,
+    is_ready boolean NOT NULL,
+    PRIMARY KEY (id)
+);
 CREATE TABLE document_head (
-    language  text     NOT NULL,
-    lexeme    text     NOT NULL,
+    lexeme    integer  NOT NULL,
+    segment   integer  NOT NULL,
     frequency bigint   NOT NULL,
     cutoff    real     NOT NULL,
     ids       bigint[] NOT NULL,
     impacts   real[]   NOT NULL,
-    PRIMARY KEY (language, lexeme)
+    PRIMARY KEY (lexeme, segment)
 );
 ALTER TABLE document_head ALTER COLUMN ids SET STORAGE EXTERNAL, ALTER COLUMN impacts SET STORAGE EXTERNAL;
-COMMENT ON COLUMN document_head.frequency IS 'How many sections hold the lexeme';
+COMMENT ON COLUMN document_head.frequency IS 'How many sections of the segment hold the lexeme';
 COMMENT ON COLUMN document_head.cutoff IS 'No section that is not in the list has a greater impact; 0 where all are in it';
 
-CREATE TABLE document_head_state (
-    id       integer          NOT NULL DEFAULT 1 CHECK (id = 1),
-    sections bigint           NOT NULL,
-    length   double precision NOT NULL,
-    up_to    bigint           NOT NULL,
-    PRIMARY KEY (id)
-);
-COMMENT ON TABLE document_head_state IS 'What the lists were made of: how many sections, their average length, the last id';
-
 -- migrate:down
-DROP TABLE document_head_state, document_head, document_section;
+DROP TABLE document_head, document_head_segment, document_head_lexeme, document_head_state, document_section;
 DROP INDEX document_unindexed_index;
 ALTER TABLE document
     DROP COLUMN section_keys, DROP COLUMN section_starts, DROP COLUMN indexed_state, DROP COLUMN content_bytes;
