@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from .batching import ALONE, LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement, bytes_of
@@ -21,11 +21,13 @@ from .ids import as_uuid, uuid7
 from .query import check_page
 from .schema import apply_migration
 from .search import text_search_configuration
-from .search.ranking import Wanted, find_sections
+from .search.ranking import Wanted, find_sections, snippet_of
+from .search.refresh import cut_documents
 from .search.sections import Section, cut_sections
 from .search.writing import REPLACE_SECTIONS, insert_sections, section_arrays
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Document = dict[str, Any]
 
 MAX_CODE = 2_000  # bytes of UTF-8; an index entry holds 2,704 bytes with the id
@@ -46,10 +48,13 @@ async def init_document_table(*, conn: Connection | None = None) -> None:
     """
     Create the tables of documents and their sections unless they are there; any number of processes may call it at once.
 
-    Raises `SchemaError` where another table of that name is there, or the user may not create tables.
+    Documents from before there were sections are cut into sections, which may take a while for many of them. Raises
+    `SchemaError` where another table of that name is there, or the user may not create tables.
     """
-    for version in ("0001", "0003", "0004"):
+    for version in ("0001", "0003"):
         await apply_migration(version, conn=conn)
+    if await apply_migration("0004", conn=conn):
+        await cut_documents(conn=conn)
 
 
 class Row(NamedTuple):
@@ -306,18 +311,35 @@ async def _upsert_once(
 
 async def upsert_rows(keep: frozenset[str], c: Connection, rows: Sequence[Row]) -> list[Record]:
     """What became of *rows*, in their order; of the documents that exist, the columns *keep* stay as they are."""
-    found: dict[str, Record] = {}
-    missing = rows
-    for _ in range(_ATTEMPTS):
-        for row, record in zip(missing, await _upsert_once(keep, c, missing, ALONE), strict=True):
-            if record is not NOT_YET:
-                found[row.code] = record
-        missing = [row for row in missing if row.code not in found]
-        if not missing:
-            return [found[row.code] for row in rows]
-    raise DocumentError(
-        f"cannot store {_named(missing[0].code)}: the server neither stores nor shows it (a trigger, a row policy?)"
-    )
+    records = await _persist(lambda missing: _upsert_once(keep, c, missing, ALONE), c, rows)
+    for row, record in zip(rows, records, strict=True):
+        if record is NOT_YET:
+            raise DocumentError(
+                f"cannot store {_named(row.code)}: the server neither stores nor shows it (a trigger, a row policy?)"
+            )
+    return cast("list[Record]", records)
+
+
+async def _persist(
+    once: Callable[[Sequence[Item]], Awaitable[list[T | NotYet]]], c: Connection, items: Sequence[Item]
+) -> list[T | NotYet]:
+    """
+    The results of *once* for *items*; repeated for those whose documents were changed under the statement.
+
+    Within a transaction: a statement that comes too late holds the lock from then on, and the next one does not.
+    """
+    results = await once(items)
+    if NOT_YET not in results:
+        return results
+    async with c.transaction():
+        for _ in range(_ATTEMPTS):
+            late = [position for position, result in enumerate(results) if result is NOT_YET]
+            if not late:
+                break
+            again = await once([items[position] for position in late])
+            for position, result in zip(late, again, strict=True):
+                results[position] = result
+    return results
 
 
 @cache
@@ -548,9 +570,7 @@ async def search_documents(
     wanted = Wanted(limit, 1, language, where, exact)
     columns = _COLUMNS if content else _COLUMNS_WITHOUT_CONTENT
     rows = await find_sections(search_term, wanted, columns, conn=conn)
-    return [
-        _document(row, rank=row["rank"], heading=row["heading"], snippet=row["section_marks"]) for row in rows
-    ]
+    return [_document(row, rank=row["rank"], heading=row["heading"], snippet=snippet_of(row)) for row in rows]
 
 
 _UPDATE_CONTENT = f"""
@@ -616,11 +636,10 @@ async def _update_once(c: Connection, items: Sequence[_Text], limits: Limits) ->
 
 
 async def _update_alone(c: Connection, item: _Text) -> bool:
-    for _ in range(_ATTEMPTS):
-        (updated,) = await _update_once(c, [item], ALONE)
-        if updated is not NOT_YET:
-            return updated
-    raise DocumentError(f"cannot update {_named(item.code)}: others change it all the time", retryable=True)
+    (updated,) = await _persist(lambda items: _update_once(c, items, ALONE), c, [item])
+    if updated is NOT_YET:
+        raise DocumentError(f"cannot update {_named(item.code)}: others change it all the time", retryable=True)
+    return updated
 
 
 _update = SharedStatement(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..codecs import decode_json
 from ..columns import known_table, read_table
 from ..connect_db import Connection, Record, perform
 from ..exceptions import DocumentError
@@ -352,3 +353,51 @@ async def _read_condition(where: Mapping[str, Any] | None, conn: Connection | No
     table = known_table("document", "public", conn) or await read_table("document", "public", conn)
     built: Built = table.query(("search", shape), lambda: build_condition(table, shape, _PARAMETERS + 1))
     return built.sql, built.arguments(values)
+
+
+# --- sections
+
+
+_COLUMNS = """
+    document.id::text AS document_id, code, name, metadata::text AS metadata, language, source, created_at, updated_at
+"""
+_MORE = "coalesce(place, 1) - 1 AS position, coalesce(section_starts[place], 0) AS start,"
+_KEYS = (
+    "document_id", "code", "name", "metadata", "language", "source", "created_at", "updated_at",
+    "position", "start", "heading", "text", "rank", "snippet",
+)  # fmt: skip
+
+
+async def search_sections(
+    search_term: str,
+    limit: int = 10,
+    *,
+    max_per_document: int | None = None,
+    language: str | None = None,
+    where: Mapping[str, Any] | None = None,
+    exact: bool = False,
+    conn: Connection | None = None,
+) -> list[dict[str, Any]]:
+    """
+    The sections of documents that fit *search_term* best, best first, for retrieval; an empty list where none does.
+
+    As `search_documents`, but any number of sections of one document, or at most *max_per_document*. Each is a dict:
+    `text`, the `heading` path above it ("Install > Linux"), `rank` and `snippet`, its `position` among the sections of
+    its document (from 0) and where it begins there (`start`, in bytes of UTF-8), and of the document document_id, code,
+    name, metadata, language, source, created_at and updated_at.
+    """
+    wanted = Wanted(limit, max_per_document, language, where, exact)
+    rows = await find_sections(search_term, wanted, _COLUMNS, more=_MORE, conn=conn)
+    sections = []
+    for row in rows:
+        section = dict(row)
+        section["metadata"] = decode_json(section["metadata"])
+        section["text"] = section["section_text"]
+        section["snippet"] = snippet_of(row)
+        sections.append({key: section[key] for key in _KEYS})
+    return sections
+
+
+def snippet_of(row: Record) -> str:
+    """The best passage of a section that `find_sections` has found, with the words in `<mark>`."""
+    return str(row["section_marks"]).replace("\1", "<mark>").replace("\2", "</mark>")

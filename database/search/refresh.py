@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from ..connect_db import Connection, Record, get_db_transaction, perform
-from ..exceptions import DatabaseError, DocumentError
+from ..exceptions import DocumentError
 from .ranking import LEXEME_QUERY, impact
 from .sections import cut_sections
 from .writing import REPLACE_SECTIONS, section_arrays
@@ -42,11 +42,8 @@ async def refresh_search_index() -> dict[str, Any]:
     """
     began = time.monotonic()
     documents = await cut_documents()
-    sections = int(await _do("count sections", lambda c: c.fetchval(_COUNT)))
-    if documents or sections < SECTIONS_FROM:
-        await _do("delete sections", lambda c: c.execute(_SWEEP), changes=True)
-    if sections >= SECTIONS_FROM:
-        await _refresh_lists(sections)
+    await _do("delete sections", lambda c: c.execute(_SWEEP), changes=True)
+    sections = await refresh_lists()
     lists = await _do("count lists", lambda c: c.fetchval(_COUNT_LISTS))
     return {
         "documents": documents,
@@ -54,6 +51,14 @@ async def refresh_search_index() -> dict[str, Any]:
         "lists": lists,
         "seconds": time.monotonic() - began,
     }
+
+
+async def refresh_lists() -> int:
+    """Bring the lists of common words up to date, where there are enough sections; how many of these there are."""
+    sections = int(await _do("count sections", lambda c: c.fetchval(_COUNT)))
+    if sections >= SECTIONS_FROM:
+        await _refresh_lists(sections)
+    return sections
 
 
 async def _do(
@@ -263,6 +268,7 @@ _BEGIN_EPOCH = f"""
           FROM word
          GROUP BY language, lexeme
         HAVING count(*) > {_LISTED_FROM} * (SELECT count(*) FROM sample) / $2::float8
+        ON CONFLICT DO NOTHING
     )
     SELECT avg(length(search))::float8
       FROM sample
@@ -347,7 +353,7 @@ async def _add_segments(epoch: int, up_to: int, length: float | None = None) -> 
         if await _do("find new sections", lambda c: c.fetchval(_COUNT_NEW, after, up_to)) < _SEGMENT_FROM:
             return
         length = await _do("read the state", lambda c: c.fetchval("SELECT length FROM document_head_state"))
-    while (last := await _do("find new sections", lambda c: c.fetchval(_NEXT_SEGMENT, after, up_to, _SEGMENT))):
+    while last := await _do("find new sections", lambda c: c.fetchval(_NEXT_SEGMENT, after, up_to, _SEGMENT)):
         kept = _kept(_SEGMENT)
         async with get_db_transaction() as c:
             await c.execute(_RENEW)
@@ -407,11 +413,21 @@ _SWITCH = """
        SET is_ready = true
      WHERE id = $2
 """
-_MERGED_LEXEMES = 50
+_FORGET_UNFINISHED = """
+    WITH segments AS (
+        DELETE FROM document_head_segment
+         WHERE NOT is_ready
+        RETURNING id
+    )
+    DELETE FROM document_head
+     WHERE segment IN (SELECT id FROM segments)
+"""
+_MERGED_LEXEMES = 50  # by one statement
 
 
 async def _merge_segments(epoch: int, sections: int, *, all_of_them: bool = False) -> None:
     """Make one segment of many small ones."""
+    await _do("forget lists", lambda c: c.execute(_FORGET_UNFINISHED), changes=True)
     segments = await _do("read segments", lambda c: c.fetch(_SEGMENTS_OF, epoch))
     if len(segments) < 2 or (len(segments) < _SEGMENTS and not all_of_them):
         return
@@ -428,8 +444,3 @@ async def _merge_segments(epoch: int, sections: int, *, all_of_them: bool = Fals
             await c.execute(_RENEW)
             await c.execute(_MERGE, ids, some, new, kept)
     await _do("use the merged lists", lambda c: c.execute(_SWITCH, ids, new), changes=True)
-
-
-def is_refreshable(exc: DatabaseError) -> bool:
-    """True where a refresh that failed with *exc* can be left for later: what was stored is stored."""
-    return isinstance(exc, DocumentError) and not exc.retryable
