@@ -46,7 +46,7 @@ _COLUMNS_WITHOUT_CONTENT = _COLUMNS.replace("content,", "")
 
 async def init_document_table(*, conn: Connection | None = None) -> None:
     """
-    Create the tables of documents and their sections unless they are there; any number of processes may call it at once.
+    Create the tables of documents and sections unless they are there; any number of processes may call it at once.
 
     Documents from before there were sections are cut into sections, which may take a while for many of them. Raises
     `SchemaError` where another table of that name is there, or the user may not create tables.

@@ -26,29 +26,32 @@ _RESCORED = 500  # of those that the lists name
 _FEW = 1_000  # documents that a filter leaves whose sections are all looked at
 _COUNTED, _SAMPLED = 1_000, 300
 
-# How often the lexemes of a query occur, from ts_rank: 1/1² + 1/2² + … + 1/n², divided by what that comes to in the end.
+# How often a lexeme occurs, from ts_rank: that is 1/1² + 1/2² + … + 1/n², divided by what it comes to in the end.
 _OCCURRENCES = "round(1 / (1.64493406685 * (1 - ts_rank('{{{weights}}}', {search}, {query}))) - 0.5)"
 
 
-def impact(search: str, query: str, length: str) -> str:
-    """The SQL of what *query*, one lexeme, adds to the rank of *search*, but for its weight; *length* is the average."""
-    frequency = " + ".join(
+def impact(search: str, query: str, raised: str, length: str) -> str:
+    """
+    The SQL of what one lexeme that *search* holds adds to its rank, but for its weight.
+
+    *query* is the lexeme, *raised* the lexeme in titles and headings, *length* that of a section on average.
+    """
+    every, above, title = (
         _OCCURRENCES.format(weights=weights, search=search, query=query)
         for weights in ("1,1,1,1", "0,0,1,1", "0,0,0,1")
     )
-    return f"""
-        (SELECT {K1 + 1} * frequency / (frequency + {K1} * ({1 - B} + {B} * length({search}) / {length}))
-           FROM (SELECT {frequency} AS frequency) AS counted)
-    """
+    frequency = f"{every} + CASE WHEN ts_match_vq({search}, {raised}) THEN {above} + {title} ELSE 0 END"
+    norm = f"{K1} * ({1 - B} + {B} * length({search}) / {length})"
+    return f"{K1 + 1} * (1 - {norm} / ({frequency} + {norm}))"
 
 
 LEXEME_QUERY = r"""('''' || replace(replace({lexeme}, '\', '\\'), '''', '''''') || '''')"""
 
 # The score of `section`, whose language's terms are in `term`.
 _SCORE = f"""
-    (SELECT sum(term.weight * {impact("section.search", "term.query", "size.length")})
-       FROM term, size
-      WHERE term.language = section.language)
+    (SELECT sum(term.weight * {impact("section.search", "term.query", "term.raised", "(SELECT length FROM size)")})
+       FROM term
+      WHERE term.language = section.language AND ts_match_vq(section.search, term.query))
 """
 # $1 alternatives, $2 what must occur, $3 what must not, $4 $5 all that count and how often, $6 how many sections of a
 # document, $7 how many at all, $8 how many are ranked exactly, $9 whether lists may be used, $10 language.
@@ -93,10 +96,10 @@ _TERMS = f"""
                    ::double precision AS length,
                (SELECT coalesce(max(up_to), 0) FROM segment) AS up_to
           FROM (SELECT CASE WHEN sampled < {_SAMPLED} THEN sampled
-                            WHEN reltuples < 0 OR relpages = 0 THEN sampled / density * pages
-                            ELSE reltuples / relpages * pages END AS sections
-                  FROM (SELECT count(*)::float8 AS sampled, count(DISTINCT (ctid::text::point)[0]) AS density
-                          FROM sample) AS counted,
+                            WHEN reltuples >= 0 AND relpages > 0 THEN reltuples / relpages * pages
+                            ELSE (SELECT count(*) / count(DISTINCT (ctid::text::point)[0]) FROM sample) * pages
+                       END AS sections
+                  FROM (SELECT count(*) AS sampled FROM sample) AS counted,
                        (SELECT reltuples, relpages,
                                pg_relation_size(oid) / current_setting('block_size')::integer AS pages
                           FROM pg_class
@@ -108,11 +111,12 @@ _TERMS = f"""
           FROM size
          CROSS JOIN (
             SELECT asked.language, word.lexeme, word.count AS occurrences,
-                   ({LEXEME_QUERY.format(lexeme="word.lexeme")} || CASE WHEN word.begins THEN ':*' ELSE '' END)::tsquery
-                       AS query,
+                   (quoted || CASE WHEN word.begins THEN ':*' ELSE '' END)::tsquery AS query,
+                   (quoted || CASE WHEN word.begins THEN ':*AB' ELSE ':AB' END)::tsquery AS raised,
                    head.*, $9::boolean AND head.frequency IS NOT NULL AND NOT asked.demands AS is_listed
               FROM asked
              CROSS JOIN LATERAL section_lexemes(asked.language, $4, $5) AS word
+             CROSS JOIN LATERAL (SELECT {LEXEME_QUERY.format(lexeme="word.lexeme")} AS quoted) AS written
               LEFT JOIN LATERAL (
                 SELECT sum(head.frequency) AS frequency, max(head.cutoff) AS cutoff, min(head.lexeme) AS number
                   FROM document_head_lexeme AS listed
@@ -145,7 +149,8 @@ _TERMS = f"""
                CASE WHEN listed THEN rare && !!asked.excluded ELSE asked.query END AS rare,
                coalesce(tail, 0) AS tail
           FROM asked
-          LEFT JOIN (SELECT language, bool_or(is_listed) AS listed, sum(weight * cutoff) FILTER (WHERE is_listed) AS tail,
+          LEFT JOIN (SELECT language, bool_or(is_listed) AS listed,
+                            sum(weight * cutoff) FILTER (WHERE is_listed) AS tail,
                             string_agg(query::text, ' | ') FILTER (WHERE NOT is_listed)::tsquery AS rare
                        FROM term
                       GROUP BY language) AS terms USING (language)
