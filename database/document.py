@@ -19,7 +19,7 @@ from .exceptions import DocumentError
 from .ids import as_uuid, uuid7
 from .query import check_page
 from .schema import apply_migration
-from .search import parse_search, text_search_configuration
+from .search import Question, parse_question, text_search_configuration
 
 T = TypeVar("T")
 Document = dict[str, Any]
@@ -506,13 +506,21 @@ async def search_documents(
     documents in it; *content* False leaves the whole text out.
     """
     check_page(limit, 0, DocumentError)
-    query = parse_search(search_term)
-    if not (query.words or query.required):
+    question = parse_question(search_term)
+    if not question:
         return []
     sql = _SEARCH.format(columns=_COLUMNS if content else _COLUMNS_WITHOUT_CONTENT)
-    arguments = (*query, None if language is None else _configuration("", language), limit, _HEADLINE)
+    arguments = (*_as_websearch(question), None if language is None else _configuration("", language), limit, _HEADLINE)
     rows = await _read(conn, "search documents", lambda c: c.fetch(sql, *arguments))
     return [_document(row, rank=row["rank"], snippet=row["snippet"]) for row in rows]
+
+
+def _as_websearch(question: Question) -> tuple[str, str, str]:
+    return (
+        " or ".join(f'"{term}"' for term in question.alternatives),
+        " ".join(f'"{term}"' for term in question.demanded),
+        " ".join(f'-"{term}"' for term in question.excluded),
+    )
 
 
 _UPDATE_CONTENT = """

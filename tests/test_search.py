@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import database as db
 from database import Settings
-from database.search import parse_search, text_search_configuration
+from database.search import text_search_configuration
 
 
 async def codes(search_term: str, **options: object) -> list[str]:
@@ -72,18 +70,6 @@ async def test_any_text_is_a_query(search_term: str) -> None:
     assert await db.get_document_count() == 4
 
 
-@pytest.mark.usefixtures("library")
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    search_term=st.text(alphabet=st.one_of(st.characters(), st.sampled_from("'\"-&|!()<>:*\\ aoräж中")), max_size=60)
-)
-def test_any_unicode_text_parses(search_term: str) -> None:
-    """Parsing never raises, and what comes out holds nothing that the server would refuse."""
-    for part in parse_search(search_term):
-        part.encode()
-        assert "\0" not in part
-
-
 async def test_documents_of_several_languages_are_found_in_their_own(database: Settings) -> None:
     """Each document is stemmed in its language; language= confines the search; unknown languages are not stemmed."""
     await db.insert_document("Häuser", "de", "Viele Häuser stehen am Fluss.", language="de")
@@ -110,7 +96,7 @@ def test_languages(language: str, configuration: str | None) -> None:
 
 async def test_every_configuration_that_we_name_is_there(database: Settings) -> None:
     """A document can be stored in each language that is accepted, on this server."""
-    from database.search import _NAMES
+    from database.search.languages import _NAMES
 
     for name in sorted(_NAMES):
         await db.upsert_document(name, name, "text", language=name)
