@@ -6,7 +6,6 @@ import pytest
 
 import database as db
 from database import Settings
-from database.search import text_search_configuration
 
 
 async def codes(search_term: str, **options: object) -> list[str]:
@@ -82,25 +81,6 @@ async def test_documents_of_several_languages_are_found_in_their_own(database: S
     row = (await db.search_documents("Haus"))[0]
     assert row["language"] == "german"
     assert "<mark>Häuser</mark>" in row["snippet"]
-
-
-@pytest.mark.parametrize(
-    ("language", "configuration"),
-    [("de", "german"), ("German", "german"), ("pt-BR", "portuguese"), ("zh_Hant", "simple"), ("simple", "simple"),
-     ("ja", "simple"), ("", None), ("klingon", None), ("a b", None), ("'", None)],
-)  # fmt: skip
-def test_languages(language: str, configuration: str | None) -> None:
-    """Names and ISO codes are understood, in any case and with a region; anything else is not."""
-    assert text_search_configuration(language) == configuration
-
-
-async def test_every_configuration_that_we_name_is_there(database: Settings) -> None:
-    """A document can be stored in each language that is accepted, on this server."""
-    from database.search.languages import _NAMES
-
-    for name in sorted(_NAMES):
-        await db.upsert_document(name, name, "text", language=name)
-    assert await db.get_document_count() == len(_NAMES)
 
 
 async def test_a_long_quotation_is_found(database: Settings) -> None:
