@@ -17,8 +17,7 @@ from ..columns import known_table, read_table
 from ..connect_db import Connection, Record, perform
 from ..exceptions import DocumentError
 from ..query import Built, build_condition, check_page, read_where
-from . import text_search_configuration
-from .question import parse_question
+from . import make_snippet, parse_question, text_search_configuration
 
 # The usual constants of BM25. A word in the title counts as three, one in a heading as two.
 K1, B = 1.2, 0.75
@@ -269,6 +268,7 @@ _SELECT = """,
 _SPARE = 10
 _LISTED = 20_000  # of which a filter may leave few
 _MOST = 2**31
+MARKS = ("<mark>", "</mark>")
 _NEARLY = 1 - 1e-6  # the lists hold single precision
 
 
@@ -295,15 +295,17 @@ class Wanted(NamedTuple):
     language: str | None
     where: Mapping[str, Any] | None
     exact: bool
+    marks: tuple[str, str]
+    escape: bool
 
 
 async def find_sections(
     search_term: str, wanted: Wanted, columns: str, *, more: str = "", conn: Connection | None
-) -> list[Record]:
+) -> list[tuple[Record, str]]:
     """
-    The best sections for *search_term*, best first, each with the *columns* of its document.
+    The best sections for *search_term*, best first, and a snippet of each.
 
-    And with rank, heading, section_text, section_marks, and *more*.
+    A section has the *columns* of its document, rank, heading, section_text, and *more*.
     """
     check_page(wanted.limit, 0, DocumentError)
     check_page(wanted.max_per_document or 0, 0, DocumentError)
@@ -311,7 +313,7 @@ async def find_sections(
     if wanted.language is not None and configuration is None:
         raise DocumentError("language= is a name such as 'german' or an ISO 639-1 code such as 'de'")
     question = parse_question(search_term)
-    if not wanted.limit or wanted.max_per_document == 0 or not (question.alternatives or question.demanded):
+    if not wanted.limit or wanted.max_per_document == 0 or not question:
         return []
     condition, values = await _read_condition(wanted.where, conn)
     sql = build_search(columns, condition, more=more)
@@ -348,7 +350,12 @@ async def find_sections(
         elif len(found) < limit and ranked >= rescored:
             rescored *= 10
         else:
-            return found
+            start, stop = wanted.marks
+            return [
+                (row, make_snippet(row["section_text"], row["section_marks"], question.sought, start=start, stop=stop,
+                                   escape=wanted.escape))
+                for row in found
+            ]  # fmt: skip
 
 
 async def _read_condition(where: Mapping[str, Any] | None, conn: Connection | None) -> tuple[str | None, list[Any]]:
@@ -380,6 +387,8 @@ async def search_sections(
     max_per_document: int | None = None,
     language: str | None = None,
     where: Mapping[str, Any] | None = None,
+    marks: tuple[str, str] = MARKS,
+    escape: bool = False,
     exact: bool = False,
     conn: Connection | None = None,
 ) -> list[dict[str, Any]]:
@@ -391,18 +400,10 @@ async def search_sections(
     its document (from 0) and where it begins there (`start`, in bytes of UTF-8), and of the document document_id, code,
     name, metadata, language, source, created_at and updated_at.
     """
-    wanted = Wanted(limit, max_per_document, language, where, exact)
-    rows = await find_sections(search_term, wanted, _COLUMNS, more=_MORE, conn=conn)
+    wanted = Wanted(limit, max_per_document, language, where, exact, marks, escape)
     sections = []
-    for row in rows:
+    for row, snippet in await find_sections(search_term, wanted, _COLUMNS, more=_MORE, conn=conn):
         section = dict(row)
-        section["metadata"] = decode_json(section["metadata"])
-        section["text"] = section["section_text"]
-        section["snippet"] = snippet_of(row)
+        section |= {"metadata": decode_json(row["metadata"]), "text": row["section_text"], "snippet": snippet}
         sections.append({key: section[key] for key in _KEYS})
     return sections
-
-
-def snippet_of(row: Record) -> str:
-    """The best passage of a section that `find_sections` has found, with the words in `<mark>`."""
-    return str(row["section_marks"]).replace("\1", "<mark>").replace("\2", "</mark>")
