@@ -21,6 +21,7 @@ from . import make_snippet, parse_question, text_search_configuration
 
 # The usual constants of BM25. A word in the title counts as three, one in a heading as two.
 K1, B = 1.2, 0.75
+UNIT = 10_000.0  # of the impacts in the lists, which are less than K1 + 1
 _RESCORED = 500  # of those that the lists name
 _FEW = 1_000  # documents that a filter leaves whose sections are all looked at
 _COUNTED, _SAMPLED = 1_000, 300
@@ -85,7 +86,7 @@ _TERMS = f"""
          LIMIT {_SAMPLED}
     ),
     segment AS MATERIALIZED (
-        SELECT segment.id, segment.epoch, segment.up_to, state.length
+        SELECT segment.id, segment.epoch, segment.after_id, segment.up_to, state.length
           FROM document_head_state AS state
           JOIN document_head_segment AS segment ON segment.epoch = state.epoch AND segment.is_ready
     ),
@@ -170,7 +171,8 @@ _FITS = "JOIN document AS this ON this.id = section.document_id AND {condition}"
 _SCORED = """,
     headed AS MATERIALIZED (
         SELECT id, sum(impact * weight) AS bound
-          FROM (SELECT unnest(head.ids) AS id, unnest(head.impacts) AS impact, term.weight
+          FROM (SELECT segment.after_id + unnest(head.ids) AS id, unnest(head.impacts) AS impact,
+                       term.weight / {unit} AS weight
                   FROM term
                   JOIN document_head AS head ON head.lexeme = term.number
                   JOIN segment ON segment.id = head.segment
@@ -269,7 +271,7 @@ _SPARE = 10
 _LISTED = 20_000  # of which a filter may leave few
 _MOST = 2**31
 MARKS = ("<mark>", "</mark>")
-_NEARLY = 1 - 1e-6  # the lists hold single precision
+_NEARLY = 1 - 1e-6  # cut-offs are of single precision
 
 
 def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
@@ -283,7 +285,9 @@ def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
     scored_few = "" if condition is None else _SCORED_FEW.format(score=_SCORE)
     filtered = "" if condition is None else _FILTER.format(few=_FEW, condition=condition)
     listed = "$8" if condition is None else str(_LISTED)
-    scored = _SCORED.format(score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, spare=_SPARE)
+    scored = _SCORED.format(
+        score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, spare=_SPARE, unit=UNIT
+    )
     return f"WITH RECURSIVE {_TERMS}{filtered}{scored}{_SELECT.format(columns=columns, more=more)}"
 
 
