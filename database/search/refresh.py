@@ -176,7 +176,7 @@ _SWEEP = """
 
 
 SECTIONS_FROM = 20_000  # with fewer, looking at all sections that hold a word is fast enough
-_LISTED_FROM = 3_000  # words that fewer sections hold need no list
+_LISTED_FROM = 1_000  # words that fewer sections hold need no list
 _SEGMENT_FROM = 2_500  # new sections that are a segment of their own; fewer are looked at one by one
 _SEGMENT = 20_000  # sections of a segment that is made, by a statement of some seconds
 _SEGMENTS = 8  # so many become one

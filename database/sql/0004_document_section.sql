@@ -92,7 +92,7 @@ CREATE TABLE document_head (
 );
 ALTER TABLE document_head ALTER COLUMN ids SET STORAGE EXTERNAL, ALTER COLUMN impacts SET STORAGE EXTERNAL;
 COMMENT ON COLUMN document_head.frequency IS 'How many sections of the segment hold the lexeme';
-COMMENT ON COLUMN document_head.ids IS 'In no order, counted from after_id of the segment';
+COMMENT ON COLUMN document_head.ids IS 'The weightiest first, counted from after_id of the segment';
 COMMENT ON COLUMN document_head.impacts IS 'In ten-thousandths, rounded up';
 COMMENT ON COLUMN document_head.cutoff IS 'No section that is not in the list has a greater impact; 0 where all are in it';
 
