@@ -129,8 +129,8 @@ _TERMS = f"""
     ),
     listed AS MATERIALIZED (
         SELECT term.language, term.weight, head.segment, head.cutoff, head.ids, head.impacts, cap
-          FROM (SELECT CASE count(*) WHEN 1 THEN $8 ELSE greatest($8, {{entries}} / greatest(1, count(*))) END::integer
-                           AS cap
+          FROM (SELECT CASE WHEN count(*) = 1 THEN {{entries_of_one}}
+                            ELSE greatest($8, {{entries}} / greatest(1, count(*))) END::integer AS cap
                   FROM term
                  WHERE is_listed) AS counted
           JOIN term ON term.is_listed
@@ -161,15 +161,24 @@ _TAIL = """
                       FROM listed) AS cut
              GROUP BY language, segment) AS tails
 """
+# A filter that leaves few documents: their sections are looked at. One that leaves many, by a sample of the documents: the
+# lists are gone through until enough of what is there fits.
 _FILTER = """,
+    sampled AS MATERIALIZED (
+        SELECT count(*) >= 20 AND count(*) FILTER (WHERE {condition}) > 0.05 * count(*) AS fits_often
+          FROM document AS this TABLESAMPLE SYSTEM (least(100, 4000.0 / greatest(
+               1, pg_relation_size('document') / current_setting('block_size')::integer)))
+         WHERE (SELECT sum(counted) > {few} FROM term)
+    ),
     chosen AS MATERIALIZED (
         SELECT this.id
           FROM document AS this
-         WHERE (SELECT sum(counted) > {few} FROM term) AND {condition}
+         WHERE (SELECT sum(counted) > {few} FROM term) AND NOT (SELECT fits_often FROM sampled) AND {condition}
          LIMIT {few} + 1
     ),
     few AS MATERIALIZED (
-        SELECT (SELECT sum(counted) > {few} FROM term) AND (SELECT count(*) <= {few} FROM chosen) AS are_few
+        SELECT (SELECT sum(counted) > {few} FROM term) AND NOT (SELECT fits_often FROM sampled)
+           AND (SELECT count(*) <= {few} FROM chosen) AS are_few
     )
 """
 _FITS = "JOIN document AS this ON this.id = section.document_id AND {condition}"
@@ -295,7 +304,8 @@ def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
     scored = _SCORED.format(
         score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, spare=_SPARE, unit=UNIT
     )
-    terms = _TERMS.replace("{entries}", str(_ENTRIES if condition is None else _MOST))
+    one, all_of_them = ("$8", _ENTRIES) if condition is None else (_MOST, _MOST)
+    terms = _TERMS.replace("{entries_of_one}", str(one)).replace("{entries}", str(all_of_them))
     selected = _SELECT.format(columns=columns, more=more, tail=_TAIL.format(unit=UNIT))
     # asyncpg keeps no statement prepared that has more than 15 kB
     return re.sub(r"\s+", " ", f"WITH RECURSIVE {terms}{filtered}{scored}{selected}")
