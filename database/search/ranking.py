@@ -28,7 +28,7 @@ _COUNTED, _SAMPLED = 1_000, 300
 
 LEXEME_QUERY = r"""('''' || replace(replace({lexeme}, '\', '\\'), '''', '''''') || '''')"""
 
-# The score of `section` by the `plan` of its language. Unrolled, which takes half the time, for questions of a few words.
+# The score of `section` by the `plan` of its language; unrolled for questions of a few words, in half the time.
 _UNROLLED = 4
 _SUM = " + ".join(
     f"section_impact(section.search, plan.queries[{n}], plan.raised[{n}], plan.weights[{n}], plan.length)"
@@ -161,8 +161,8 @@ _TAIL = """
                       FROM listed) AS cut
              GROUP BY language, segment) AS tails
 """
-# A filter that leaves few documents: their sections are looked at. One that leaves many, by a sample of the documents: the
-# lists are gone through until enough of what is there fits.
+# Where a filter leaves few documents, their sections are looked at. Where it leaves many, as a sample tells, the lists
+# are gone through until enough of what is in them fits.
 _FILTER = """,
     sampled AS MATERIALIZED (
         SELECT count(*) >= 20 AND count(*) FILTER (WHERE {condition}) > 0.05 * count(*) AS fits_often

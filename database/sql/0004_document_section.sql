@@ -34,9 +34,7 @@ COMMENT ON COLUMN document.content_bytes IS
 CREATE INDEX document_unindexed_index ON document (id)
     WHERE indexed_state IS DISTINCT FROM document_state(language, name, content_hash);
 
--- What the planner believes, without which it takes a search for so expensive that it compiles the statement.
-ALTER FUNCTION section_lexemes(text, text[], integer[]) ROWS 5;
-CREATE INDEX document_metadata_index ON document USING gin (metadata jsonb_path_ops);
+CREATE INDEX IF NOT EXISTS document_metadata_index ON document USING gin (metadata jsonb_path_ops);
 
 -- BM25 with its usual constants, k1 1.2 and b 0.75. A lexeme in the title counts as three, one in a heading as two. For one
 -- lexeme, ts_rank is (1/1² + 1/2² + … + 1/n²) / (pi²/6), from which n comes back.
@@ -69,7 +67,7 @@ CREATE TABLE document_section (
 );
 COMMENT ON COLUMN document_section.key IS 'A hash of headings and text: what has not changed keeps its row';
 -- Ranking reads the tsvector of every candidate: inline and not compressed, that takes a third of the time.
-ALTER TABLE document_section ALTER COLUMN search SET STORAGE MAIN;
+ALTER TABLE document_section ALTER COLUMN search SET STORAGE MAIN, ALTER COLUMN search SET STATISTICS 300;
 ALTER TABLE document_section SET (toast_tuple_target = 8160);
 CREATE INDEX document_section_document_index ON document_section (document_id, key);
 CREATE INDEX document_section_search_index ON document_section USING gin (search);
