@@ -10,11 +10,12 @@ COMMENT ON FUNCTION section_unspaced IS
 
 CREATE FUNCTION section_separators() RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN '[\u0080-\u00A9\u00AB-\u00B1\u00B4\u00B6-\u00B8\u00BB-\u00BF\u00D7\u00F7\u037E\u0387\u055A-\u055F\u0589'
+    RETURN '[\u0080-\u00A9\u00AB-\u00B1\u00B4\u00B6-\u00B8\u00BB\u00BF\u00D7\u00F7\u037E\u0387\u055A-\u055F\u0589'
         || '\u058A\u05BE\u05C0\u05C3\u05F3\u05F4\u060C\u061B\u061F\u066A-\u066D\u06D4\u0964\u0965\u0E4F\u0E5A\u0E5B'
         || '\u0F04-\u0F14\u104A-\u104F\u10FB\u1361-\u1368\u17D4-\u17DA\u1800-\u180A\u2000-\u200B\u200E-\u206F'
         || '\u20A0-\u20FF\u2190-\u245F\u2500-\u2BFF\u2E00-\u2E7F\u3000-\u3004\u3008-\u3020\u302A-\u3030\u303D-\u303F'
-        || '\u309B\u309C\u30A0\u30FB\uE000-\uF8FF\uFE00-\uFE1F\uFE30-\uFE6F\uFEFF\uFF00-\uFF0F\uFFE0-\uFFFF'
+        || '\u309B\u309C\u30A0\u30FB\uE000-\uF8FF\uFE00-\uFE1F\uFE30-\uFE6F\uFEFF\uFF00-\uFF0F\uFF1A-\uFF20\uFF3B-\uFF40'
+        || '\uFF5B-\uFF65\uFFE0-\uFFFF'
         || '\U0001F000-\U0001FAFF\U000E0000-\U0010FFFF]';
 COMMENT ON FUNCTION section_separators IS
     'A regular expression for what stands between words, but is not ASCII: punctuation, symbols, emoji';
@@ -26,22 +27,22 @@ CREATE FUNCTION section_spaced(content text, unspaced text, separators text) RET
     AS $$
 DECLARE
     words text COLLATE "C" := content;
-    pairs boolean;
 BEGIN
     IF octet_length(words) > length(words) THEN
-        -- Besides those letters: soft hyphens, combining accents, and other forms of letters and digits.
-        pairs := words ~ ('[\u00AD\u0300-\u036F\u2460-\u24FF\uFB00-\uFB06\uFB50-\uFDFF\uFE70-\uFEFC\uFF01-\uFF65'
-                          || unspaced || ']');
-        IF pairs THEN
+        -- Other forms of letters and digits, and letters in several parts. To ask for them is cheaper than to normalize.
+        IF words ~ ('[\u00AA\u00AD\u00B2\u00B3\u00B5\u00B9\u00BA\u00BC-\u00BE\u0300-\u036F\u0653-\u0655\u0958-\u095F'
+                    '\u0E33\u0E4D\u0EB3\u0ECD\u1100-\u11FF\u1F00-\u1FFF\u2070-\u209F\u2100-\u218F\u2460-\u24FF\u3099\u309A'
+                    '\u3131-\u318E\u3200-\u33FF\uA960-\uA97F\uD7B0-\uD7FB\uF900-\uFB4F\uFB50-\uFDFF\uFE70-\uFEFC\uFF10-\uFF19'
+                    '\uFF21-\uFF3A\uFF41-\uFF5A\uFF66-\uFFDC\U0001D400-\U0001D7FF\U0002F800-\U0002FA1F]') THEN
             words := replace(normalize(words, NFKC), chr(173), '');
             -- NFKC takes these Thai and Lao vowels apart, of which each is one letter to those who write them.
             words := replace(words, U&'\0E4D\0E32', U&'\0E33');
             words := replace(words, U&'\0ECD\0EB2', U&'\0EB3');
         END IF;
         words := regexp_replace(words, separators, ' ', 'g');
-        IF pairs THEN
-            words := regexp_replace(words, '([' || unspaced || ']+)', ' \1 ', 'g');
-            words := regexp_replace(words, '(?<=[' || unspaced || '])([' || unspaced || '])', '\1 \1', 'g');
+        IF words ~ ('[' || unspaced || ']') THEN
+            words := regexp_replace(words, '[' || unspaced || ']+', ' \& ', 'g');
+            words := regexp_replace(words, '(?<=[' || unspaced || '])[' || unspaced || ']', '\& \&', 'g');
         END IF;
     END IF;
     RETURN replace(replace(replace(replace(words, '<', ' '), '/', ' '), '.', ' '), '-', ' ');
