@@ -120,4 +120,4 @@ async def test_letters_are_folded_as_on_the_server(database: Settings, text: str
     """The form that the client compares is the one in the index."""
     async with db.get_db_connection() as conn:
         words = await conn.fetchval("SELECT section_words($1)", text)
-    assert words.split()[0] == fold_letters(text)[:2]
+    assert fold_letters(text).startswith(words.split()[0])

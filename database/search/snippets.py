@@ -15,10 +15,11 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from .scripts import UNSPACED, fold_letters
+from .scripts import LETTERS, SIGNS, UNSPACED, fold_letters
 
 _UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
-_UNSPACED_LETTER = re.compile(f"[{UNSPACED}]")
+_UNSPACED_LETTER = re.compile(f"[{LETTERS}]")
+_SIGNS = re.compile(f"[{SIGNS}]*")
 _SPACES = re.compile(r"\s+")
 _SENTENCE_END = re.compile(r"[.!?…:]\s+|[\u3002\uFF01\uFF0E\uFF1F\uFF61]\s*|\s*\n\s*|[|]\s*")
 # A letter with what is written onto it: combining signs, Korean vowels and final consonants, half-width voicing marks.
@@ -141,8 +142,11 @@ def _unspaced(folded: str, terms: Sequence[str]) -> Iterator[_Span]:
     for run in {run for term in terms for run in _UNSPACED_RUN.findall(fold_letters(term))}:
         place = folded.find(run)
         while place >= 0:
-            yield _Span(place, place + len(run))
-            place = folded.find(run, place + len(run))
+            end = place + len(run)
+            if signs := _SIGNS.match(folded, end):
+                end = signs.end()
+            yield _Span(place, end)
+            place = folded.find(run, end)
 
 
 # --- which passage
@@ -201,4 +205,4 @@ def _is_boundary(text: str, place: int) -> bool:
     after = text[place]
     if text[place - 1].isspace() or after.isspace():
         return True
-    return after.isalpha() and _UNSPACED_LETTER.match(after) is not None
+    return _UNSPACED_LETTER.match(after) is not None

@@ -1,12 +1,20 @@
 -- migrate:up
-CREATE FUNCTION section_unspaced() RETURNS text
+CREATE FUNCTION section_letters() RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN '\u0E01-\u0E3A\u0E40-\u0E4E\u0E81-\u0ECF\u0EDC-\u0EDF\u1000-\u103F\u1050-\u108F\u1100-\u11FF\u1780-\u17D3'
+    RETURN '\u0E01-\u0E30\u0E32\u0E33\u0E40-\u0E46\u0E81-\u0EB0\u0EB2\u0EB3\u0EBD-\u0EC6\u0EDC-\u0EDF\u1000-\u102A'
+        || '\u103F\u1050-\u1055\u105A-\u105D\u1061\u1065\u1066\u106E-\u1070\u1075-\u1081\u108E\u1100-\u11FF\u1780-\u17B3'
         || '\u3005-\u3007\u3021-\u3029\u3031-\u3035\u303B\u303C\u3041-\u3096\u309D-\u309F\u30A1-\u30FA\u30FC-\u30FF'
         || '\u3105-\u312F\u31A0-\u31BF\u31F0-\u31FF\u3400-\u4DBF\u4E00-\u9FFF\uA960-\uA97F\uAC00-\uD7FB\uF900-\uFAFF'
         || '\uFF66-\uFFDC\U00020000-\U0003FFFF';
-COMMENT ON FUNCTION section_unspaced IS
+COMMENT ON FUNCTION section_letters IS
     'The letters of Chinese, Japanese, Korean, Thai, Lao, Burmese and Khmer, for a bracket of a regular expression';
+
+CREATE FUNCTION section_signs() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN '\u0E31\u0E34-\u0E3A\u0E47-\u0E4E\u0EB1\u0EB4-\u0EBC\u0EC8-\u0ECF\u102B-\u103E\u1056-\u1059\u105E-\u1060'
+        || '\u1062-\u1064\u1067-\u106D\u1071-\u1074\u1082-\u108D\u108F\u17B4-\u17D3';
+COMMENT ON FUNCTION section_signs IS
+    'Signs that belong to the letter before: vowels and tones of Thai, Lao, Burmese and Khmer';
 
 CREATE FUNCTION section_separators() RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -22,11 +30,12 @@ COMMENT ON FUNCTION section_separators IS
 
 -- Of what section_tsvector calls, PL/pgSQL functions call nothing but PostgreSQL's own: an index on it is built, analyzed
 -- and restored without the search_path of the user. The bodies of SQL functions are bound when they are made.
-CREATE FUNCTION section_spaced(content text, unspaced text, separators text) RETURNS text
+CREATE FUNCTION section_spaced(content text, letters text, signs text, separators text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
     AS $$
 DECLARE
     words text COLLATE "C" := content;
+    unspaced text := '[' || letters || signs || ']';
 BEGIN
     IF octet_length(words) > length(words) THEN
         -- Other forms of letters and digits, and letters in several parts. To ask for them is cheaper than to normalize.
@@ -40,9 +49,9 @@ BEGIN
             words := replace(words, U&'\0ECD\0EB2', U&'\0EB3');
         END IF;
         words := regexp_replace(words, separators, ' ', 'g');
-        IF words ~ ('[' || unspaced || ']') THEN
-            words := regexp_replace(words, '[' || unspaced || ']+', ' \& ', 'g');
-            words := regexp_replace(words, '(?<=[' || unspaced || '])[' || unspaced || ']', '\& \&', 'g');
+        IF words ~ unspaced THEN
+            words := regexp_replace(words, unspaced || '+', ' \& ', 'g');
+            words := regexp_replace(words, '(?<=' || unspaced || ')[' || letters || '][' || signs || ']*', '\& \&', 'g');
         END IF;
     END IF;
     RETURN replace(replace(replace(replace(words, '<', ' '), '/', ' '), '.', ' '), '-', ' ');
@@ -51,7 +60,7 @@ $$;
 
 CREATE FUNCTION section_words(content text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN section_spaced(content, section_unspaced(), section_separators());
+    RETURN section_spaced(content, section_letters(), section_signs(), section_separators());
 COMMENT ON FUNCTION section_words IS
     'A text with spaces between its words. PostgreSQL''s parser would take a/b for a file, a.b for a host, a-1 for a '
     'negative number and all behind < for a tag, and a search for b would not find it; in a C locale it takes all that is '
@@ -101,9 +110,9 @@ DECLARE
     found tsquery;
 BEGIN
     -- Where a word ends is not seen in such a script: the last letter goes on in the text.
-    IF right(words, 1) ~ ('[' || section_unspaced() || ']') THEN
-        IF words ~ ('[' || section_unspaced() || ']{2} .$') THEN
-            words := left(words, -2);
+    IF right(words, 1) ~ ('[' || section_letters() || section_signs() || ']') THEN
+        IF words ~ ('[' || section_letters() || section_signs() || '] \S+$') THEN
+            words := regexp_replace(words, ' \S+$', '');
         ELSE
             begins := true;
         END IF;
@@ -176,7 +185,7 @@ BEGIN
     IF octet_length(words) > length(words) THEN
         words := replace(normalize(words, NFKC), chr(173), '');
         words := regexp_replace(words, section_separators(), ' ', 'g');
-        words := regexp_replace(words, '[' || section_unspaced() || ']+', ' ', 'g');
+        words := regexp_replace(words, '[' || section_letters() || section_signs() || ']+', ' ', 'g');
     END IF;
     words := replace(replace(replace(replace(words, '<', ' '), '/', ' '), '.', ' '), '-', ' ');
     IF wanted IS NULL THEN
@@ -199,4 +208,5 @@ DROP FUNCTION section_fitted;
 DROP FUNCTION section_words;
 DROP FUNCTION section_spaced;
 DROP FUNCTION section_separators;
-DROP FUNCTION section_unspaced;
+DROP FUNCTION section_signs;
+DROP FUNCTION section_letters;
