@@ -12,7 +12,7 @@ from typing import Any
 
 from .connect_db import Connection, Record, get_db_transaction, perform
 from .document import Row, check_codes, row_of, upsert_rows
-from .exceptions import DocumentError, OutcomeUnknownError
+from .exceptions import DatabaseNotAvailableError, DocumentError, OutcomeUnknownError
 from .search.writing import binary_arrays, headings_array, insert_sections, state_of
 
 _CHUNK = 64 * 2**10  # bytes that are handed to the driver at once: it copies what it is handed, and then sends it
@@ -45,9 +45,11 @@ async def insert_documents(
         # with conn=, a savepoint: a statement that fails would abort the caller's transaction
         async with get_db_transaction(conn=conn) as c:
             await _copy(sorted(rows, key=lambda row: row.code), c)
-    except (DocumentError, OutcomeUnknownError, UnicodeEncodeError) as exc:
+    except (DocumentError, OutcomeUnknownError, DatabaseNotAvailableError, UnicodeEncodeError) as exc:
         if isinstance(exc, OutcomeUnknownError) and isinstance(exc.original_error, TimeoutError):
             raise  # what took longer than DB_COMMAND_TIMEOUT once would do so again
+        if isinstance(exc, DatabaseNotAvailableError) and conn is not None:
+            raise
         return await _upsert(rows, conn)
     return [{"id": str(row.id), "code": row.code, "status": "inserted"} for row in rows]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import chain
 from typing import NamedTuple
 
 from ..markup import heading_text
@@ -18,6 +19,7 @@ from ..markup import heading_text
 TARGET = 1_500  # bytes from which on a section ends with its paragraph; a few hundred words
 LONGEST = 3_000  # bytes of a section; a heading of its own makes shorter ones
 _LONGEST_PATH = 500  # characters
+_LONGEST_LINE = 4_000  # bytes of a heading that is underlined; a longer line is a paragraph
 SEPARATOR = " > "  # between the headings of a path
 
 
@@ -64,9 +66,9 @@ class _Heading(NamedTuple):
 
 # Every line that could be a heading or the fence of code. With the newline in front, because the search for one given
 # byte is what `re` does fastest.
-_LINE = re.compile(
-    rb"\n {0,3}(?:(#{1,6})(?=[ \t\r\n]|\Z)([^\r\n]*)|(`{3,}|~{3,})([^\r\n]*)|(=+|-+)[ \t]*(?=\r?\n|\r?\Z))"
-)
+_MARKED = rb" {0,3}(?:(#{1,6})(?=[ \t\r\n]|\Z)([^\r\n]*)|(`{3,}|~{3,})([^\r\n]*)|(=+|-+)[ \t]*(?=\r?\n|\r?\Z))"
+_FIRST_LINE = re.compile(_MARKED)
+_LINE = re.compile(rb"\n" + _MARKED)
 _FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n")
 _END_OF_FRONT_MATTER = re.compile(rb"\n(?:---|\.\.\.)[ \t]*\r?(?=\n|\Z)")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -76,23 +78,23 @@ _NO_TITLE = re.compile(rb" {0,3}(?:[-+*][ \t]|\d{1,9}[.)][ \t]|[>|<#]|[-=*_~`]{3
 
 def _headings(data: bytes, begin: int) -> Iterator[_Heading]:
     """The headings of a Markdown text from *begin* on, outside of fenced code."""
-    lines = b"\n" + data[begin:]  # so that the first line is one like any other
-    shift = begin - 1
     fence = b""
-    for line in _LINE.finditer(lines):
+    first = _FIRST_LINE.match(data, begin)
+    for line in chain([first] if first else [], _LINE.finditer(data, begin)):
         marks, title, opening, rest, underline = line.groups()
+        start = line.start() if line is first else line.start() + 1
         if fence:
             if opening and opening[:1] == fence[:1] and len(opening) >= len(fence) and not rest.strip():
                 fence = b""
         elif opening:
             fence = b"" if opening[:1] == b"`" and b"`" in rest else opening
         elif marks:
-            yield _Heading(line.start() + 1 + shift, line.end() + shift, len(marks), _words(title))
-        elif underline:
-            before = lines.rfind(b"\n", 0, line.start()) + 1
-            title = lines[before : line.start()]
-            if before and title.strip() and not _NO_TITLE.match(title):
-                yield _Heading(before + shift, line.end() + shift, 1 if underline[:1] == b"=" else 2, _words(title))
+            yield _Heading(start, line.end(), len(marks), _words(title))
+        elif underline and line is not first:
+            before = max(begin, data.rfind(b"\n", begin, start - 1) + 1)
+            title = data[before : min(start - 1, before + _LONGEST_LINE)]
+            if start - 1 - before < _LONGEST_LINE and title.strip() and not _NO_TITLE.match(title):
+                yield _Heading(before, line.end(), 1 if underline[:1] == b"=" else 2, _words(title))
 
 
 def _beginning(data: bytes) -> int:
@@ -109,7 +111,10 @@ _PLAIN = re.compile(rb"[ \t]*([^\\`*_~\[<&#{]*?)[ \t]*(?:\{ ?#[\w-]+ ?\})?[ \t]*
 def _words(title: bytes) -> str:
     if len(title) < 200 and (plain := _PLAIN.fullmatch(title)):
         return plain[1].decode(errors="replace")
-    return heading_text(title[:4_000].decode(errors="replace"))
+    return heading_text(title[:_LONGEST_LINE].decode(errors="replace"))
+
+
+_TEXT = re.compile(rb"\S")
 
 
 def _parts(data: bytes) -> Iterator[tuple[int, int, str]]:
@@ -122,7 +127,7 @@ def _parts(data: bytes) -> Iterator[tuple[int, int, str]]:
     body = _beginning(data)  # where the text under the last heading begins
     path: list[_Heading] = []
     for heading in _headings(data, body):
-        if data[body : heading.start].strip():
+        if _TEXT.search(data, body, heading.start):
             yield start, heading.start, _joined(path)
             start = heading.start
         body = heading.end
