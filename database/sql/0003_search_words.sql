@@ -183,8 +183,6 @@ CREATE FUNCTION section_marks(language text, body text, terms text[]) RETURNS te
 DECLARE
     configuration regconfig := language;
     words text COLLATE "C" := lower(section_spaced(body, section_letters(), section_signs(), section_separators(), false));
-    latin_letter text := CASE WHEN octet_length(words) > length(words) THEN '|[\u00C0-\u024F]' ELSE '' END;
-    any_letter boolean := language IN ('arabic', 'indonesian', 'irish', 'tamil', 'yiddish'); -- prefixes are no part of stems
     lexemes text[] := tsvector_to_array(to_tsvector(configuration, section_words(array_to_string(terms, ' '))));
     beginnings text[] := (
         SELECT array_agg(DISTINCT substring(beginning FROM '\S+$'))
@@ -192,32 +190,29 @@ DECLARE
          CROSS JOIN LATERAL unnest(lower(btrim(section_words(term), ' *'))
                     || tsvector_to_array(to_tsvector(configuration, section_words(term)))) AS beginning
          WHERE term LIKE '%*' AND beginning <> '');
-    candidate text := (
+    -- Accents go with stems, and in some languages prefixes do.
+    prefixed boolean := language IN ('arabic', 'indonesian', 'irish', 'tamil', 'yiddish');
+    letters text := (
         SELECT string_agg(DISTINCT
                    CASE
-                       WHEN any_letter THEN '[^ ]'
-                       WHEN first BETWEEN '0' AND 'z' THEN first
-                       WHEN first BETWEEN U&'\0370' AND U&'\03FF' THEN '[\u0370-\u03FF\u1F00-\u1FFF]'
-                       WHEN first = U&'\0435' THEN '[\u0435\u0451]'
+                       WHEN first BETWEEN 'a' AND 'z' AND language <> 'english' THEN first || '\u00C0-\u024F'
+                       WHEN first BETWEEN U&'\0370' AND U&'\03FF' THEN '\u0370-\u03FF\u1F00-\u1FFF'
+                       WHEN first = U&'\0435' THEN '\u0435\u0451'
                        ELSE first
-                   END || CASE
-                       WHEN any_letter OR second = '' THEN ''
-                       WHEN second = 'i' THEN '[iy\u0080-\U0010FFFF]'
-                       WHEN second BETWEEN '0' AND 'z' THEN '[' || second || '\u0080-\U0010FFFF]'
-                       ELSE '[\u0080-\U0010FFFF]'
-                   END || CASE WHEN first BETWEEN 'a' AND 'z' AND configuration <> 'english'::regconfig
-                               THEN latin_letter ELSE '' END, '|')
-          FROM (SELECT left(part, 1) COLLATE "C" AS first, substr(part, 2, 1) COLLATE "C" AS second
-                  FROM unnest(lexemes || beginnings) AS part) AS letters
-         WHERE first ~ '[[:alnum:]\u0080-\U0010FFFF]' AND first !~ ('[' || section_letters() || section_signs() || ']'));
+                   END, '')
+          FROM (SELECT left(part, 1) COLLATE "C" AS first FROM unnest(lexemes || beginnings) AS part) AS firsts
+         WHERE first ~ '[a-z0-9\u0080-\U0010FFFF]' AND first !~ ('[' || section_letters() || section_signs() || ']'));
+    pairs text[] := (SELECT array_agg(DISTINCT left(lexeme, 2)) FROM unnest(lexemes) AS lexeme);
 BEGIN
     -- To take all words to their stems would take five times as long: only those that begin like a stem can have it.
     RETURN (
         SELECT coalesce(array_agg(word), '{}')
-          FROM (SELECT DISTINCT part[1] AS word
-                  FROM regexp_matches(words, '(?:^|[\x01-/:-@\[-`{-\x7F])((?:' || candidate || ')[^\x01-/:-@\[-`{-\x7F]*)',
-                                      'g') AS part) AS candidates
-         WHERE tsvector_to_array(to_tsvector(configuration, word)) && lexemes
+          FROM (SELECT DISTINCT part[1] COLLATE "C" AS word
+                  FROM regexp_matches(words, '(?:^|[\x01-/:-@\[-`{-\x7F])(['
+                                      || CASE WHEN prefixed THEN '0-9a-z\u0080-\U0010FFFF' ELSE letters END
+                                      || '][^\x01-/:-@\[-`{-\x7F]*)', 'g') AS part) AS candidates
+         WHERE ((left(word, 2) = ANY (pairs) OR substr(word, 2, 1) IN ('', 'y') OR left(word, 2) > 'zz' OR prefixed
+                 OR substr(word, 2, 1) > 'z') AND tsvector_to_array(to_tsvector(configuration, word)) && lexemes)
             OR EXISTS (SELECT FROM unnest(beginnings) AS beginning WHERE starts_with(word, beginning)));
 END
 $$;
