@@ -81,6 +81,9 @@ from .schema import (
     temporary_schema,
     verify_schema,
 )
+from .search.ranking import search_sections
+from .search.refresh import refresh_search_index
+from .search.suggestions import suggest_terms
 from .settings import Settings, configure, get_settings
 
 __version__ = "2.0.0"
@@ -145,6 +148,7 @@ __all__ = [
     "migration_status",
     "ping_postgres",
     "read_and_insert_md_file",
+    "refresh_search_index",
     "register_init_callback",
     "repository",
     "rollback",
@@ -152,6 +156,8 @@ __all__ = [
     "save_chat_history",
     "search_chat_history",
     "search_documents",
+    "search_sections",
+    "suggest_terms",
     "temporary_data",
     "temporary_schema",
     "unregister_init_callback",

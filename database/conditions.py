@@ -7,6 +7,7 @@ A shape holds names and operators, no value: what is built of it serves all cond
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -148,6 +149,7 @@ class _Operand(NamedTuple):
     text: str
     is_json: bool
     is_path: bool
+    path: tuple[str, ...] = ()  # in SQL, the keys that lead into a jsonb, where none could be the number of an element
 
 
 def write_where(shape: Shape | None, table: Table, parameters: Parameters) -> str:
@@ -192,9 +194,13 @@ def _operand(name: str, table: Table, parameters: Parameters) -> _Operand:
             raise
         if column.type.kind != "json":
             raise column.refusal(f"is {column.declared}: a path leads into json and jsonb only") from None
-        path = parameters.constant([column.encode_text(part) for part in rest.split(".")])
+        parts = [column.encode_text(part) for part in rest.split(".")]
+        path = parameters.constant(parts)
         json = f"this.{column.sql}::jsonb"
-        return _Operand(column, f"({json} #> ${path}::text[])", f"({json} #>> ${path}::text[])", True, True)
+        keys: tuple[str, ...] = ()
+        if column.declared == "jsonb" and not any(re.search(r"\d", part) for part in parts):
+            keys = tuple(f"(${path}::text[])[{number}]" for number in range(1, len(parts) + 1))
+        return _Operand(column, f"({json} #> ${path}::text[])", f"({json} #>> ${path}::text[])", True, True, keys)
     sql = f"this.{column.sql}"
     if column.type.kind == "json":
         return _Operand(column, f"{sql}::jsonb", f"({sql}::jsonb #>> '{{}}')", True, False)
@@ -233,7 +239,13 @@ def _write_list(operand: _Operand, kind: str, has_null: bool, parameters: Parame
 
 def _write_comparison(operand: _Operand, kind: str, parameters: Parameters) -> str:
     if kind == "$eq":
-        return f"{operand.sql} = {_value(operand, parameters)}"
+        value = _value(operand, parameters)
+        written = f"{operand.sql} = {value}"
+        if operand.path and parameters.use_containment:
+            for part in reversed(operand.path):
+                value = f"jsonb_build_object({part}, {value})"
+            written = f"({written} AND this.{operand.column.sql} @> {value})"
+        return written
     if kind == "$ne":
         return f"{operand.sql} IS DISTINCT FROM {_value(operand, parameters)}"
     if kind == "$between":

@@ -92,10 +92,15 @@ _DECODED = "None if row[{0}] is None else decode{0}(row[{0}])"
 
 
 class Parameters:
-    """The parameters of a statement that is being written."""
+    """
+    The parameters of a statement that is being written.
+
+    *use_containment*: also ask for what is equal at a path by `@>`, which a GIN index on the column answers.
+    """
 
     def __init__(self) -> None:
         self.sources: list[tuple[Encode | None, Any]] = []
+        self.use_containment = False
 
     def add(self, encode: Encode) -> int:
         """The number of a parameter that *encode* makes of the next value."""

@@ -90,12 +90,14 @@ def test_wrong_use_is_exit_code_2(tmp_path: Path) -> None:
 async def test_init_makes_the_tables_once(empty_database: Settings) -> None:
     """The first run creates, the second says that they are there."""
     assert run("init", "--json", settings=empty_database).json == {
-        "created": ["document", "chat_history"],
+        "created": ["document", "chat_history", "search_words", "document_section"],
         "already_there": [],
     }
     again = run("init", settings=empty_database)
     assert again.code == 0
-    assert again.out == "already there  document\nalready there  chat_history\n"
+    assert again.out.splitlines() == [
+        f"already there  {name}" for name in ("document", "chat_history", "search_words", "document_section")
+    ]
     assert await db.get_document_count() == 0
 
 
@@ -184,7 +186,7 @@ async def test_search_answers_people_and_programs(database: Settings, tmp_path: 
     text = run("search", "connection", "-sqlite", settings=database)
     assert text.code == 0
     lines = text.out.splitlines()
-    assert lines[0].startswith(" 1  Pool") and lines[1:] == ["    a", "    *connection* pool waits"]
+    assert lines[0].startswith(" 1  Pool") and lines[1:] == ["    a", "    the *connection* pool waits"]
 
     rows = run("search", "connection", "--json", settings=database).json
     assert {row["code"] for row in rows} == {"a", "b"}
