@@ -22,24 +22,25 @@ CREATE FUNCTION section_separators() RETURNS text
         || '\u058A\u05BE\u05C0\u05C3\u05F3\u05F4\u060C\u061B\u061F\u066A-\u066D\u06D4\u0964\u0965\u0E4F\u0E5A\u0E5B'
         || '\u0F04-\u0F14\u104A-\u104F\u10FB\u1361-\u1368\u17D4-\u17DA\u1800-\u180A\u2000-\u200B\u200E-\u206F'
         || '\u20A0-\u20FF\u2190-\u245F\u2500-\u2BFF\u2E00-\u2E7F\u3000-\u3004\u3008-\u3020\u302A-\u3030\u303D-\u303F'
-        || '\u309B\u309C\u30A0\u30FB\uE000-\uF8FF\uFE00-\uFE1F\uFE30-\uFE6F\uFEFF\uFF00-\uFF0F\uFF1A-\uFF20\uFF3B-\uFF40'
-        || '\uFF5B-\uFF65\uFFE0-\uFFFF'
+        || '\u309B\u309C\u30A0\u30FB\uE000-\uF8FF\uFE00-\uFE1F\uFE30-\uFE6F\uFEFF\uFF00-\uFF0F\uFF1A-\uFF20'
+        || '\uFF3B-\uFF40\uFF5B-\uFF65\uFFE0-\uFFFF'
         || '\U0001F000-\U0001FAFF\U000E0000-\U0010FFFF]';
 COMMENT ON FUNCTION section_separators IS
     'A regular expression for what stands between words, but is not ASCII: punctuation, symbols, emoji';
 
--- Of what section_tsvector calls, PL/pgSQL functions call nothing but PostgreSQL's own: an index on it is built, analyzed
--- and restored without the search_path of the user. The bodies of SQL functions are bound when they are made.
+-- Of what section_tsvector calls, PL/pgSQL functions call nothing but PostgreSQL's own: an index on it is built,
+-- analyzed and restored without the search_path of the user. The bodies of SQL functions are bound when they are made.
 CREATE FUNCTION section_spaced(content text, letters text, signs text, separators text, pairs boolean) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
     AS $$
 DECLARE
     words text COLLATE "C" := content;
     -- Other forms of letters and digits, and letters in several parts. To ask for them is cheaper than to normalize.
-    unusual CONSTANT text := '\u00AA\u00AD\u00B2\u00B3\u00B5\u00B9\u00BA\u00BC-\u00BE\u0300-\u036F\u0653-\u0655\u0958-\u095F'
-        '\u0E33\u0E4D\u0EB3\u0ECD\u1100-\u11FF\u1F00-\u1FFF\u2070-\u209F\u2100-\u218F\u2460-\u24FF\u3099\u309A\u3131-\u318E'
-        '\u3200-\u33FF\uA960-\uA97F\uD7B0-\uD7FB\uF900-\uFB4F\uFB50-\uFDFF\uFE70-\uFEFC\uFF10-\uFF19\uFF21-\uFF3A'
-        '\uFF41-\uFF5A\uFF66-\uFFDC\U0001D400-\U0001D7FF\U0002F800-\U0002FA1F';
+    unusual CONSTANT text :=
+        '\u00AA\u00AD\u00B2\u00B3\u00B5\u00B9\u00BA\u00BC-\u00BE\u0300-\u036F\u0653-\u0655\u0958-\u095F\u0E33'
+        '\u0E4D\u0EB3\u0ECD\u1100-\u11FF\u1F00-\u1FFF\u2070-\u209F\u2100-\u218F\u2460-\u24FF\u3099\u309A'
+        '\u3131-\u318E\u3200-\u33FF\uA960-\uA97F\uD7B0-\uD7FB\uF900-\uFB4F\uFB50-\uFDFF\uFE70-\uFEFC'
+        '\uFF10-\uFF19\uFF21-\uFF3A\uFF41-\uFF5A\uFF66-\uFFDC\U0001D400-\U0001D7FF\U0002F800-\U0002FA1F';
     unspaced text := '[' || letters || signs || ']';
     is_special boolean;
 BEGIN
@@ -56,7 +57,8 @@ BEGIN
             words := regexp_replace(words, unspaced || '+', CASE WHEN pairs THEN ' \& ' ELSE ' ' END, 'g');
         END IF;
         IF is_special AND pairs THEN
-            words := regexp_replace(words, '(?<=' || unspaced || ')[' || letters || '][' || signs || ']*', '\& \&', 'g');
+            words := regexp_replace(
+                words, '(?<=' || unspaced || ')[' || letters || '][' || signs || ']*', '\& \&', 'g');
         END IF;
     END IF;
     RETURN replace(replace(replace(replace(words, '<', ' '), '/', ' '), '.', ' '), '-', ' ');
@@ -158,7 +160,7 @@ CREATE FUNCTION section_query(language text, alternatives text[], demanded text[
                         UNION ALL
                         SELECT 2, section_term(language, word)::text FROM unnest(alternatives) AS word
                         UNION ALL
-                        SELECT 3, section_term(language, word)::text FROM unnest(excluded) AS word) AS terms) AS combined;
+                        SELECT 3, section_term(language, word)::text FROM unnest(excluded) AS word) AS terms) AS parts;
     END;
 COMMENT ON FUNCTION section_query IS
     'All demanded terms, or where there are none, any of the alternatives; and none of the excluded. '
@@ -182,7 +184,8 @@ CREATE FUNCTION section_marks(language text, body text, terms text[]) RETURNS te
     AS $$
 DECLARE
     configuration regconfig := language;
-    words text COLLATE "C" := lower(section_spaced(body, section_letters(), section_signs(), section_separators(), false));
+    words text COLLATE "C" := lower(
+        section_spaced(body, section_letters(), section_signs(), section_separators(), false));
     lexemes text[] := tsvector_to_array(to_tsvector(configuration, section_words(array_to_string(terms, ' '))));
     beginnings text[] := (
         SELECT array_agg(DISTINCT substring(beginning FROM '\S+$'))
@@ -217,8 +220,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION section_marks IS
-    'The words of body, in small letters, that have the stem of one of the terms, or one of their beginnings. Without those '
-    'of scripts without spaces: they are compared letter by letter, which the client does';
+    'The words of body, in small letters, that have the stem of one of the terms, or one of their beginnings. Without '
+    'those of scripts without spaces: they are compared letter by letter, which the client does';
 
 -- migrate:down
 DROP FUNCTION section_marks;
