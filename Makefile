@@ -7,7 +7,9 @@ JOBS ?= 2
 THROUGH_POOLER = $(addprefix tests/test_,$(addsuffix .py,batching batching_model chat_history columns document \
 	document_batches fastapi ingestion pool query repository schema search transaction))
 
-.PHONY: demo test test-pooler check fuzz bench bench-quick bench-startup format clean
+SHARE ?= 1
+
+.PHONY: demo test test-pooler check fuzz torture bench bench-quick bench-startup format clean
 
 demo: $(VENV)/demo.ok
 	@$(BIN)/python -m database demo $(if $(DOCS),"$(DOCS)")
@@ -20,6 +22,10 @@ test-pooler: $(VENV)/dev.ok
 
 fuzz: $(VENV)/dev.ok
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-34000} $(BIN)/python -m pytest -n $(JOBS) --timeout 7200 tests/test_injection.py
+
+# every fault of docs/reliability.md with its full figures; FAULTS="killed silent" for some of them
+torture: $(VENV)/dev.ok
+	@$(BIN)/python -m tests.torture --share $(SHARE) --write $(FAULTS)
 
 check: $(VENV)/dev.ok
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from .environment import describe_environment
 from .peers import PGBENCH, SYSTEMS
-from .plan import WORKS, Plan
+from .plan import BY_DEFAULT, WORKS, Plan
 from .plot import draw_plot
 from .report import make_console, render_head, render_table
 from .results import Results
@@ -28,7 +28,7 @@ from .server import file_system_of, make_workspace, read_settings, run_server
 N = TypeVar("N", int, float)
 
 _EPILOG = """
-works: {works}
+works: {works} (tables only if named)
 systems: {systems}
 
 Everything happens on an embedded PostgreSQL in a temporary directory, which is deleted at the end, also after Ctrl-C.
@@ -46,12 +46,13 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="smaller tables and shorter measures: under two minutes")
-    add("--only", type=_names(WORKS), default=WORKS, metavar="WORK,…", help="only these works")
+    add("--only", type=_names(WORKS), default=BY_DEFAULT, metavar="WORK,…", help="only these works")
     add("--systems", type=_names((*SYSTEMS, PGBENCH)), metavar="NAME,…", help="only these systems; default: all")
     add("--rounds", type=_positive(int), metavar="N", help="rounds of each measure (default: 5, quick 3)")
     add("--seconds", type=_positive(float), metavar="S", help="length of a measure (default: 1, quick 0.08)")
     add("--documents", type=_positive(int), metavar="N", help="rows of the table of documents (200,000; quick 20,000)")
     add("--turns", type=_positive(int), metavar="N", help="rows of the chat history (1,000,000; quick 100,000)")
+    add("--items", type=_positive(int), metavar="N", help="rows of the tables of items (100,000; quick 10,000)")
     add("--corpus", type=_folder, metavar="PATH", help="ingest the Markdown files below PATH, not made-up ones")
     add(
         "--directory", type=_folder, metavar="PATH", help="where the server's data is for the time (a disk, not memory)"
@@ -71,6 +72,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         seconds=arguments.seconds,
         documents=arguments.documents,
         turns=arguments.turns,
+        items=arguments.items,
         corpus=arguments.corpus,
     )
 

@@ -32,6 +32,15 @@ class File(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Items:
+    """What a system does with single rows of its table of items."""
+
+    get: Callable[[int], Awaitable[Row]]
+    insert: Callable[[Row], Awaitable[Row]]
+    update: Callable[[int, Row], Awaitable[Row]]
+
+
+@dataclass(frozen=True)
 class Operations:
     """
     What a connected system can do; None where it does not offer it.
@@ -47,5 +56,9 @@ class Operations:
     search: Callable[[str], Awaitable[Sequence[Row]]] | None = None
     store_new: Callable[[Path, Sequence[File]], Awaitable[int]] | None = None
     store_again: Callable[[Path, Sequence[File]], Awaitable[int]] | None = None
+    items: Items | None = None  # through the system's pool
+    held_items: Items | None = None  # through one connection of asyncpg's own
+    insert_items: Callable[[Sequence[Row]], Awaitable[int]] | None = None
+    upsert_items: Callable[[Sequence[Row]], Awaitable[int]] | None = None
     turns_per_save: int = 1  # rows that one save leaves in `chat_table`
     chat_table: str = "chat_history"

@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from .workloads import PAGE_SIZE
 
-WORKS = ("reads", "recent", "list", "search", "chat", "ingestion", "memory")
+BY_DEFAULT = ("reads", "recent", "list", "search", "chat", "ingestion", "memory")
+WORKS = (*BY_DEFAULT, "tables")
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,19 @@ class Plan:
     turns: int
     files: int  # of the corpus that is made up
     memory_files: int  # of the small folder; the large one has ten times as many
+    items: int  # rows of the tables of items
     corpus: Path | None = None  # somebody's own folder instead
     callers: tuple[int, ...] = (1, 10, 100, 1000)
 
     @classmethod
     def full(cls, works: tuple[str, ...], systems: tuple[str, ...]) -> Self:
         """What the figures in the documentation come from."""
-        return cls("full", works, systems, 5, 3, 1.0, 200_000, 1_000_000, 1_600, 800)
+        return cls("full", works, systems, 5, 3, 1.0, 200_000, 1_000_000, 1_600, 800, 100_000)
 
     @classmethod
     def quick(cls, works: tuple[str, ...], systems: tuple[str, ...]) -> Self:
         """The same in small: under two minutes."""
-        return cls("quick", works, systems, 3, 1, 0.08, 20_000, 100_000, 200, 300)
+        return cls("quick", works, systems, 3, 1, 0.08, 20_000, 100_000, 200, 300, 10_000)
 
     def with_options(self, **options: object) -> Self:
         """The plan with those of *options* that are not None."""

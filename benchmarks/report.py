@@ -20,7 +20,16 @@ _HEADINGS = {
     "psycopg-toolkit": "psycopg\ntoolkit",
     "langchain-postgres": "langchain\npostgres",
 }
-_FIRST_OF_SECTIONS = ("chat", "recent", "page-first", "search-rare", "ingest-new", "memory-iterate")
+_FIRST_OF_SECTIONS = (
+    "chat",
+    "recent",
+    "page-first",
+    "search-rare",
+    "ingest-new",
+    "held-get",
+    "many-insert",
+    "memory-iterate",
+)
 
 
 def make_console() -> Console:
@@ -38,7 +47,7 @@ def render_head(plan: Plan, environment: dict[str, object]) -> RenderableType:
     versions = {name: number for found in packages.values() for name, number in found.items()}
     facts = {
         "measured": f"{', '.join(plan.works)}; {plan.mode}, rounds: {plan.rounds}, of {plan.seconds:g} s a measure",
-        "data": f"{plan.documents:,} documents, {plan.turns:,} chat turns, "
+        "data": f"{plan.documents:,} documents, {plan.turns:,} chat turns, {plan.items:,} items, "
         + (f"the files in {plan.corpus}" if plan.corpus else f"{plan.files:,} Markdown files"),
         "machine": f"{environment['cpu']}, {environment['cores']} cores, {environment['system']}, "
         f"load {environment['load']}",
@@ -132,7 +141,7 @@ def _short(number: float) -> str:
 def _target(comparison: Comparison, ratio: Ratio | None) -> Text:
     if comparison.target is None:
         return Text()
-    text = Text(f"{'≤' if comparison.at_most else '≥'} {comparison.target:<4g}")
+    text = Text(f"{'≤' if comparison.at_most else '≥'} {comparison.target:<4.2g}")
     if ratio is not None:
         met = comparison.is_met(ratio)
         text.append("✓" if met else "✗", style="bold green" if met else "bold red")

@@ -16,6 +16,7 @@ from . import memory
 from .address import Address
 from .corpus import write_corpus
 from .dataset import code_of, fill_documents, fill_turns, make_tables, threads_for
+from .items import TABLES, make_items
 from .load import Measure
 from .operations import POOL_SIZE
 from .peers import OURS, PGBENCH, SYSTEMS
@@ -80,6 +81,8 @@ async def do_all(run: Run) -> None:
             await _run_ingestion_memory(run)
     if "ingestion" in run.plan.works:
         await _run_ingestion(run)
+    if "tables" in run.plan.works:
+        await _run_tables(run)
 
 
 async def _fill(run: Run, address: Address) -> Facts:
@@ -219,6 +222,28 @@ def _corpus(run: Run, files: int) -> Path:
         run.progress(f"writing {files:,} Markdown files")
         write_corpus(folder, files)
     return folder
+
+
+# --- any table
+
+
+async def _run_tables(run: Run) -> None:
+    address = await make_items(run.server)
+    names = [name for name in run.plan.systems if name in TABLES]
+    tables = [TABLES[name] for name in names]
+    vacuum = [f"VACUUM ANALYZE {table}" for table in tables]
+    async with _start(run, names, address, Facts(items=run.plan.items)) as systems:
+        for number in range(run.plan.rounds):
+            run.progress(f"tables, round {number + 1} of {run.plan.rounds}")
+            for work in ("many-insert", "many-upsert-new"):
+                await execute(address, f"TRUNCATE {', '.join(tables)}", "CHECKPOINT")
+                await _run_round(run, systems, work, 1, number)
+            await execute(address, *vacuum, "CHECKPOINT")
+            await _run_round(run, systems, "many-upsert-again", 1, number)
+            await execute(address, *vacuum, "CHECKPOINT")
+            for work in ("get", "update", "insert"):
+                await _run_round(run, systems, f"held-{work}", 1, number)
+                await _run_round(run, systems, f"item-{work}", 100, number)
 
 
 # --- memory

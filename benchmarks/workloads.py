@@ -13,8 +13,9 @@ import asyncpg
 
 from .corpus import read_corpus
 from .dataset import RARE_DOCUMENTS, code_of, thread_of
+from .items import is_item, make_item
 from .load import Call
-from .operations import COLUMNS, Operations, Row, Turn
+from .operations import COLUMNS, Items, Operations, Row, Turn
 from .words import COMMON, MIDDLING, RARE
 
 PAGE_SIZE = 20
@@ -36,6 +37,7 @@ class Facts:
     pages: int = 0  # the number of the far page, counted from 1
     far_id: str = ""  # of the last document of the page before it
     folder: str = ""
+    items: int = 0
 
     @property
     def far_offset(self) -> int:
@@ -53,7 +55,9 @@ class Workloads:
         self.acknowledged = 0
         self._random = Random(user_id)
         self._files = read_corpus(Path(facts.folder)) if facts.folder else []
-        offered = {
+        self._next_item = facts.items
+        self._items = [make_item(number) for number in range(facts.items)]
+        offered: dict[str, tuple[object, Call]] = {
             "reads": (operations.read_document and facts.documents, self._read),
             "recent": (operations.recent_turns and facts.threads, self._recent),
             "page-first": (operations.first_page and facts.pages, self._first_page),
@@ -62,6 +66,11 @@ class Workloads:
             "chat": (operations.save_turn and facts.threads, self._save),
             "ingest-new": (operations.store_new and self._files, self._store_new),
             "ingest-again": (operations.store_again and self._files, self._store_again),
+            "many-insert": (operations.insert_items and facts.items, self._insert_items),
+            "many-upsert-new": (operations.upsert_items and facts.items, self._upsert_items),
+            "many-upsert-again": (operations.upsert_items and facts.items, self._upsert_items),
+            **self._single_items("held", operations.held_items),
+            **self._single_items("item", operations.items),
         }
         self.calls: dict[str, Call] = {name: call for name, (offers, call) in offered.items() if offers}
 
@@ -120,6 +129,35 @@ class Workloads:
         assert self.operations.store_again is not None
         stored = await self.operations.store_again(Path(self.facts.folder), self._files)
         _expect(stored == len(self._files), "ingest-again", str(stored))
+
+    def _single_items(self, name: str, items: Items | None) -> dict[str, tuple[object, Call]]:
+        async def get(caller: int) -> None:
+            assert items is not None
+            number = self._one_of(self.facts.items)
+            _expect(is_item(await items.get(number), number), "get", str(number))
+
+        async def insert(caller: int) -> None:
+            assert items is not None
+            self._next_item += 1
+            number = self._next_item
+            _expect(is_item(await items.insert(make_item(number)), number), "insert", str(number))
+
+        async def update(caller: int) -> None:
+            assert items is not None
+            number = self._one_of(self.facts.items)
+            row = await items.update(number, {"amount": number % 7, "price": 0.5})
+            _expect(is_item(row, number) and row["amount"] == number % 7, "update", str(number))
+
+        offers = items and self.facts.items
+        return {f"{name}-get": (offers, get), f"{name}-insert": (offers, insert), f"{name}-update": (offers, update)}
+
+    async def _insert_items(self, caller: int) -> None:
+        assert self.operations.insert_items is not None
+        _expect(await self.operations.insert_items(self._items) == len(self._items), "many-insert", "")
+
+    async def _upsert_items(self, caller: int) -> None:
+        assert self.operations.upsert_items is not None
+        _expect(await self.operations.upsert_items(self._items) == len(self._items), "many-upsert", "")
 
 
 def comparable(row: Mapping[str, Any]) -> dict[str, object]:

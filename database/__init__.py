@@ -67,8 +67,24 @@ from .exceptions import (
     RepositoryError,
     SchemaError,
 )
+from .formatting import format_for_log, format_response, format_variable
 from .ingestion import ingest_directory, ingest_files_batch, read_and_insert_md_file
 from .row_security import acting_as, enable_row_security
+from .schema import (
+    create_table,
+    drop_project_schema,
+    ensure_project_schema,
+    ensure_public_schema,
+    migrate,
+    migration_status,
+    rollback,
+    temporary_data,
+    temporary_schema,
+    verify_schema,
+)
+from .search.ranking import search_sections
+from .search.refresh import refresh_search_index
+from .search.suggestions import suggest_terms
 from .settings import Settings, configure, get_settings
 
 __version__ = "2.0.0"
@@ -93,15 +109,22 @@ __all__ = [
     "acting_as",
     "close_connection_pool",
     "configure",
+    "create_table",
     "database_lifespan",
     "delete_chat_history_before",
     "delete_chat_message",
     "delete_document",
     "delete_thread_history",
+    "drop_project_schema",
     "embedded",
     "enable_row_security",
+    "ensure_project_schema",
+    "ensure_public_schema",
     "execute_with_retry",
     "format_chat_history",
+    "format_for_log",
+    "format_response",
+    "format_variable",
     "get_chat_message_by_id",
     "get_connection_pool",
     "get_db_connection",
@@ -124,15 +147,24 @@ __all__ = [
     "is_pool_active",
     "iter_documents",
     "list_documents_page",
+    "migrate",
+    "migration_status",
     "ping_postgres",
     "read_and_insert_md_file",
+    "refresh_search_index",
     "register_init_callback",
     "repository",
+    "rollback",
     "run_in_transaction",
     "save_chat_history",
     "search_chat_history",
     "search_documents",
+    "search_sections",
+    "suggest_terms",
+    "temporary_data",
+    "temporary_schema",
     "unregister_init_callback",
     "update_document_content",
     "upsert_document",
+    "verify_schema",
 ]

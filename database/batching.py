@@ -23,6 +23,7 @@ from .connect_db import Connection, Pool, get_connection_pool, perform
 from .exceptions import (
     ConnectionPoolError,
     DatabaseError,
+    DatabaseNotAvailableError,
     Failure,
     OutcomeUnknownError,
     PoolTimeoutError,
@@ -31,7 +32,7 @@ from .exceptions import (
     raised_by_driver,
     translate,
 )
-from .pool import PooledConnection, backoff
+from .pool import PooledConnection, backoff, of_the_server
 from .registry import open_pool
 
 Item = TypeVar("Item")
@@ -143,9 +144,9 @@ class SharedStatement(Generic[Item, Result]):
                 return await cast("Lane[Item, Result]", lane).call(item)
         return await self.perform_alone(item, conn)
 
-    async def perform_alone(self, item: Item, conn: Connection | None) -> Result:
+    def perform_alone(self, item: Item, conn: Connection | None) -> Awaitable[Result]:
         """As `call`, shared with nobody."""
-        return await perform(
+        return perform(
             lambda connection: self.alone(connection, item),
             conn=conn,
             kind=self.kind,
@@ -267,7 +268,7 @@ class Lane(Generic[Item, Result]):
             result = await self._statement.alone(connection, item)
         except Exception as exc:
             call = self._new_call(item, key, turn.began)
-            self._failed(turn, [call], exc, self._return(connection, exc))
+            self._failed(turn, [call], *self._return(connection, exc))
         except BaseException:
             self._pool.give_back(connection, clean=False)
             raise
@@ -454,7 +455,7 @@ class Lane(Generic[Item, Result]):
                 limits = self._limits._replace(is_first=all(call.unknown is None for call in batch))
                 results = await self._statement.run(connection, [call.item for call in batch], limits)
         except Exception as exc:
-            self._failed(turn, batch, exc, self._return(connection, exc))
+            self._failed(turn, batch, *self._return(connection, exc))
         except BaseException:  # cancelled, as everything is when an event loop ends
             self._pool.give_back(connection, clean=False)
             self._refuse(
@@ -467,11 +468,12 @@ class Lane(Generic[Item, Result]):
         finally:
             self._end(turn)
 
-    def _return(self, connection: PooledConnection, exc: Exception) -> bool:
-        """Give *connection* back after *exc*; whether it is closed."""
+    def _return(self, connection: PooledConnection, exc: Exception) -> tuple[Exception, bool]:
+        """Give *connection* back after *exc*: what that means, and whether the connection is closed."""
         closed = connection.is_closed()
+        error = of_the_server(exc, connection)
         self._pool.give_back(connection, clean=isinstance(exc, asyncpg.PostgresError))
-        return closed
+        return error, closed
 
     def _answer(self, batch: list[_Call[Item, Result]], results: Sequence[Result | NotYet]) -> None:
         again = []
@@ -486,7 +488,8 @@ class Lane(Generic[Item, Result]):
 
     def _failed(self, turn: _Turn, batch: list[_Call[Item, Result]], exc: Exception, closed: bool) -> None:
         """Repeat the calls of a statement that failed, where that is harmless and may help, or tell them."""
-        failure = classify(exc, closed=closed) if raised_by_driver(exc) else Failure.PERMANENT
+        told = raised_by_driver(exc) or isinstance(exc, OutcomeUnknownError | DatabaseNotAvailableError)
+        failure = classify(exc, closed=closed) if told else Failure.PERMANENT
         timed_out = isinstance(exc, TimeoutError)
         # what is refused, or took longer than DB_COMMAND_TIMEOUT, would be so again; of several calls one is to blame
         by_itself = failure is Failure.PERMANENT or timed_out

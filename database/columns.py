@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import inflection
 
 from .codecs import decode_json
-from .connect_db import Connection, Pool, get_connection_pool, perform
+from .connect_db import Connection, Pool, Record, get_connection_pool, perform
 from .exceptions import ColumnMatchError, InvalidDataError, RepositoryError, SchemaError
 from .query import Built, quote_identifier
 from .registry import open_pool
@@ -27,6 +27,7 @@ from .values import Type, TypeInfo, UnfitError, check_text, kind_of, make_type
 T = TypeVar("T")
 
 _CACHED_NAMES, _CACHED_QUERIES, _CACHED_STATEMENTS = 1_000, 500, 200
+_CACHED_LENGTH = 20_000  # characters; what is longer has hardly been seen before
 # The uuid defaults that a key made by the client may stand in for.
 _RANDOM_KEYS = ("gen_random_uuid()", "uuid_generate_v4()", "uuidv7()", "uuidv4()")
 
@@ -64,10 +65,10 @@ _READ = """
              WHERE t.typtype = 'c' AND attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped
          ) AS part (oid)
     )
-    SELECT json_build_object(
+    SELECT (SELECT json_build_object(
         'kind', relation.relkind::text,
         'row_security', relation.relrowsecurity,
-        'triggers', (SELECT coalesce(bit_or(tgtype), 0)
+        'triggers', (SELECT json_agg(tgtype ORDER BY oid)
                        FROM pg_catalog.pg_trigger
                       WHERE tgrelid = relation.oid AND NOT tgisinternal),
         'rules', EXISTS (SELECT
@@ -108,8 +109,8 @@ _READ = """
                     FROM used
                     JOIN pg_catalog.pg_type AS t USING (oid)
                     JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace)
-    )::text
-      FROM relation
+    )::text FROM relation) AS source,
+    pg_current_xact_id_if_assigned() IS NOT NULL OR current_setting('transaction_isolation') NOT LIKE 'read%' AS is_own
 """
 _TABLES = """
     SELECT c.relname::text AS name
@@ -196,9 +197,13 @@ class Key(NamedTuple):
 
 
 class Table:
-    """What the catalog said of a table, view or foreign table; *source* is all that it said, to be compared."""
+    """
+    What the catalog said of a table, view or foreign table; *source* is all that it said, to be compared.
 
-    def __init__(self, schema: str, name: str, source: str) -> None:
+    *confirmed_at* is when it was last asked (event loop time).
+    """
+
+    def __init__(self, schema: str, name: str, source: str, confirmed_at: float) -> None:
         said = decode_json(source)
         infos = {each[0]: TypeInfo(*each[1:]) for each in said["types"] or ()}
         self.schema = schema
@@ -206,15 +211,14 @@ class Table:
         self.source = source
         self.kind: str = said["kind"]
         self.row_security: bool = said["row_security"]
-        # https://www.postgresql.org/docs/current/catalog-pg-trigger.html: 1 row, 2 before, 64 instead of
-        self.has_triggers = bool(said["triggers"])
-        self.may_drop_rows = bool(said["triggers"] & (2 | 64)) or said["rules"] or self.kind not in ("r", "p")
+        self.has_rules: bool = said["rules"]
+        self._triggers: list[int] = said["triggers"] or []
         self.columns = {each[0]: _column(name, infos, each) for each in said["columns"] or ()}
         self.keys = [Key(primary, tuple(columns)) for primary, columns in said["keys"] or ()]
         self.primary_key = next((key.columns for key in self.keys if key.is_primary), ())
         self.sql = f"{quote_identifier(schema)}.{quote_identifier(name)}"
         self.statements: dict[Any, Any] = {}
-        self.confirmed_at = asyncio.get_running_loop().time()
+        self.confirmed_at = confirmed_at
         self._queries: dict[Any, Built] = {}
         self._matches: dict[str, Column] = {}
 
@@ -296,6 +300,18 @@ class Table:
         """True where concurrent calls by id may share statements."""
         return self.compares_ids and (self.id_column.name,) in {key.columns for key in self.keys}
 
+    # -- what else happens to its rows; triggers are bits of
+    # https://www.postgresql.org/docs/current/catalog-pg-trigger.html: 1 for each row, 2 before, 64 instead of
+
+    def has_triggers(self, events: int) -> bool:
+        """True where a trigger is fired by one of *events* (4 insert, 8 delete, 16 update)."""
+        return any(bits & events for bits in self._triggers)
+
+    def is_plain(self, events: int) -> bool:
+        """True where nothing can drop a row, or change it, before one of *events*."""
+        may_change = any(bits & events and bits & 1 and bits & (2 | 64) for bits in self._triggers)
+        return self.kind in ("r", "p") and not self.has_rules and not may_change
+
     # -- built statements
 
     def statement(self, shape: Any, make: Callable[[], T]) -> T:
@@ -314,7 +330,9 @@ class Table:
         if built is None:
             if len(self._queries) >= _CACHED_QUERIES:
                 self._queries.clear()
-            built = self._queries[shape] = build()
+            built = build()
+            if len(built.sql) <= _CACHED_LENGTH:
+                self._queries[shape] = built
         return built
 
 
@@ -354,12 +372,16 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 class _Catalog:
-    def __init__(self) -> None:
+    def __init__(self, transaction: object = None) -> None:
         self.tables: dict[tuple[str, str], Table] = {}
-        self.reading: dict[tuple[str, str], asyncio.Lock] = {}
+        self.reading: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self.transaction = transaction
+        self.retired: set[object] = set()  # shared statements that nobody calls any more
 
 
 _catalogs: WeakKeyDictionary[object, _Catalog] = WeakKeyDictionary()
+# What a transaction sees that has written, or that has its own snapshot, may never be true for anybody else.
+_of_transactions: WeakKeyDictionary[object, _Catalog] = WeakKeyDictionary()
 _KNOWN_TABLES = 5_000
 
 
@@ -367,21 +389,50 @@ def _owner(conn: Connection | None) -> object | None:
     if conn is None:
         return open_pool()
     holder = getattr(conn, "_holder", None)
-    if isinstance(holder, Pool):
-        return holder
-    # asyncpg's own pool lends proxies; what they stand for has the life of the session
+    return holder if isinstance(holder, Pool) else _session(conn)
+
+
+def _session(conn: Connection) -> object:
+    # pools lend proxies; what they stand for has the life of the session
     return cast("object", getattr(conn, "_con", conn))
 
 
 def _catalog(owner: object) -> _Catalog:
-    return _catalogs.get(owner) or _catalogs.setdefault(owner, _Catalog())
+    catalog = _known_catalog(owner)
+    if catalog is None:
+        catalog = _Catalog()
+        if isinstance(owner, Pool):
+            owner.catalog = catalog
+        else:
+            _catalogs[owner] = catalog
+    return catalog
+
+
+def _known_catalog(owner: object | None) -> _Catalog | None:
+    if isinstance(owner, Pool):
+        return cast("_Catalog | None", owner.catalog)
+    return None if owner is None else _catalogs.get(owner)
+
+
+def _of_transaction(conn: Connection) -> _Catalog | None:
+    """What is known in the transaction that *conn* is in, and nowhere else."""
+    known = _of_transactions.get(_session(conn))
+    if known is None or known.transaction is not getattr(_session(conn), "_top_xact", None):
+        return None
+    return known
 
 
 def known_table(name: str, schema: str, conn: Connection | None) -> Table | None:
     """What is known of a table without asking; None where nothing is."""
-    owner = _owner(conn)
-    catalog = None if owner is None else _catalogs.get(owner)
-    return None if catalog is None else catalog.tables.get((schema, name))
+    try:
+        if conn is not None and _of_transactions:
+            own = _of_transaction(conn)
+            if own is not None and (schema, name) in own.tables:
+                return own.tables[schema, name]
+        catalog = _known_catalog(_owner(conn))
+        return None if catalog is None else catalog.tables.get((schema, name))
+    except TypeError:  # no str, which read_table explains
+        return None
 
 
 async def read_table(name: str, schema: str, conn: Connection | None, old: Table | None = None) -> Table:
@@ -399,52 +450,61 @@ async def read_table(name: str, schema: str, conn: Connection | None, old: Table
     if conn is not None:
         return await _read(name, schema, conn, _owner(conn), doing, old)
     pool = await get_connection_pool()
-    locks = _catalog(pool).reading
-    async with locks.setdefault((schema, name), asyncio.Lock()):
-        known = _catalog(pool).tables.get((schema, name))
-        if known is not None and known is not old:
+    catalog = _catalog(pool)
+    asked_at = asyncio.get_running_loop().time()
+    async with catalog.reading.setdefault((schema, name), asyncio.Lock()):
+        known = catalog.tables.get((schema, name))
+        if known is not None and (known is not old or known.confirmed_at >= asked_at):
             return known  # somebody else has asked meanwhile
-        try:
-            return await _read(name, schema, None, pool, doing, old)
-        finally:
-            locks.pop((schema, name), None)
+        return await _read(name, schema, None, pool, doing, old)
 
 
 async def _read(name: str, schema: str, conn: Connection | None, owner: object, doing: str, old: Table | None) -> Table:
-    async def ask(c: Connection) -> str | None:
-        return cast("str | None", await c.fetchval(_READ, schema, name))
+    async def ask(c: Connection) -> Record | None:
+        return await c.fetchrow(_READ, schema, name)
 
-    source = await perform(ask, conn=conn, kind=RepositoryError, doing=doing, changes=False, repeatable=True)
-    tables = _catalog(owner).tables
+    began = asyncio.get_running_loop().time()
+    said = await perform(ask, conn=conn, kind=RepositoryError, doing=doing, changes=False, repeatable=True)
+    source, is_own = (None, False) if said is None else said
+    catalog = _catalog(owner)
+    if is_own and conn is not None:
+        session = _session(conn)
+        catalog = _of_transaction(conn) or _Catalog(getattr(session, "_top_xact", None))
+        if catalog.transaction is not None:
+            _of_transactions[session] = catalog
     if source is None:
-        tables.pop((schema, name), None)
+        catalog.tables.pop((schema, name), None)
         raise await _missing(name, schema, conn)
     if old is not None and old.source == source:
-        old.confirmed_at = asyncio.get_running_loop().time()
+        old.confirmed_at = began
         return old
-    if len(tables) >= _KNOWN_TABLES:
-        tables.clear()
-    table = tables[schema, name] = Table(schema, name, source)
-    if old is not None:
+    if len(catalog.tables) >= _KNOWN_TABLES:
+        catalog.tables.clear()
+    table = catalog.tables[schema, name] = Table(schema, name, source, began)
+    if old is not None and not is_own:
         _retire(owner, old)
     return table
 
 
 def forget_table(table: Table, conn: Connection | None) -> None:
     """Have the next call read the catalog again."""
-    owner = _owner(conn)
-    catalog = None if owner is None else _catalogs.get(owner)
-    if catalog is not None and catalog.tables.get((table.schema, table.name)) is table:
-        del catalog.tables[table.schema, table.name]
+    of_transaction = None if conn is None else _of_transaction(conn)
+    for catalog in (_known_catalog(_owner(conn)), of_transaction):
+        if catalog is not None and catalog.tables.get((table.schema, table.name)) is table:
+            del catalog.tables[table.schema, table.name]
 
 
 def _retire(owner: object, table: Table) -> None:
-    """Let go of the lanes of *table* that have nothing to do."""
-    lanes = owner.companions if isinstance(owner, Pool) else {}
-    for statement in table.statements.values():
-        lane = lanes.get(statement.shared)
-        if lane is not None and lane.is_idle:
-            del lanes[statement.shared]
+    """Let go of the lanes of *table*; of those that have something to do, the next time."""
+    if not isinstance(owner, Pool):
+        return
+    retired = _catalog(owner).retired
+    retired.update(statement.shared for statement in table.statements.values())
+    for shared in list(retired):
+        lane = owner.companions.get(shared)
+        if lane is None or lane.is_idle:
+            owner.companions.pop(shared, None)
+            retired.remove(shared)
 
 
 async def list_names(query: str, *args: str, conn: Connection | None, doing: str) -> list[str]:

@@ -7,7 +7,6 @@ repetition where that is harmless. What lives behind the door: pool.py, registry
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -24,10 +23,9 @@ from .exceptions import (
     confidential,
     raised_by_driver,
     translate,
-    translated,
 )
 from .health import health_check, health_report, ping_postgres
-from .pool import Connection, Pool, Record, backoff
+from .pool import Attempts, Connection, Pool, Record, of_the_server, speaking_through
 from .registry import (
     close_connection_pool,
     get_connection_pool,
@@ -77,7 +75,7 @@ async def get_db_connection(name: str = "default") -> AsyncIterator[Connection]:
     """
     pool = await get_connection_pool(name)
     async with pool.acquire() as conn:
-        with translated(conn.is_closed, DatabaseError, "complete the statement"):
+        with speaking_through(conn, DatabaseError, "complete the statement"):
             yield conn
 
 
@@ -106,44 +104,41 @@ async def perform(
         except Exception as exc:
             if isinstance(exc, DatabaseError) or not raised_by_driver(exc):
                 raise
-            raise translate(exc, kind, doing, changes=changes, closed=conn.is_closed(), inside=inside) from exc
+            error = of_the_server(exc, conn)
+            raise translate(error, kind, doing, changes=changes, closed=conn.is_closed(), inside=inside) from exc
     pool = await get_connection_pool()
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + pool.settings.connection_timeout
-    attempt = 0
+    attempts = Attempts(pool.settings.connection_timeout)
     unknown: Exception | None = None
     while True:
         try:
-            connection = await pool.borrow(deadline)
+            connection = await pool.borrow(attempts.deadline)
         except ConnectionPoolError:
             if unknown is None:
                 raise
             raise translate(unknown, kind, doing, changes=changes) from unknown
         try:
             result = await work(connection)
-        except Exception as exc:
+        except Exception as raised:
             closed = connection.is_closed()
-            pool.give_back(connection, clean=isinstance(exc, asyncpg.PostgresError))
-            if isinstance(exc, DatabaseError) or not raised_by_driver(exc):
+            failed = of_the_server(raised, connection)
+            pool.give_back(connection, clean=isinstance(raised, asyncpg.PostgresError))
+            if isinstance(raised, DatabaseError) or not raised_by_driver(raised):
                 raise
-            failure = classify(exc, closed=closed)
-            # at once the first time: an idle connection whose server was restarted is replaced by a good one
-            delay = 0.0 if attempt == 0 else backoff(attempt)
+            failure = classify(failed, closed=closed)
             if failure is Failure.UNKNOWN and changes and unknown is None:
-                unknown = exc
+                unknown = failed
             # what took longer than DB_COMMAND_TIMEOUT once would do so again, on top of what still runs
-            harmless = failure is not Failure.UNKNOWN or (repeatable and not isinstance(exc, TimeoutError))
-            if failure is Failure.PERMANENT or not harmless or loop.time() + delay >= deadline:
-                raise translate(unknown or exc, kind, doing, changes=changes, closed=closed or bool(unknown)) from exc
-            log.debug("again, attempt %d: %s", attempt + 1, doing)
+            harmless = failure is not Failure.UNKNOWN or (repeatable and not isinstance(failed, TimeoutError))
+            if failure is Failure.PERMANENT or not harmless or not await attempts.again():
+                closed = closed or unknown is not None
+                raise translate(unknown or failed, kind, doing, changes=changes, closed=closed) from raised
+            log.debug("again, attempt %d: %s", attempts.repetitions + 1, doing)
         except BaseException:
             pool.give_back(connection, clean=False)
             raise
         else:
             pool.give_back(connection)
             return result
-        await asyncio.sleep(delay)
-        attempt += 1
 
 
 @confidential
@@ -163,7 +158,7 @@ async def execute_with_retry(
         rows = await statement.fetch(*args)
         return [dict(row) for row in rows] if statement.get_attributes() else str(statement.get_statusmsg())
 
-    attempt = 0
+    attempts = Attempts(most=max_retries, at_once=False, first=retry_delay, longest=60.0)
     while True:
         try:
             async with get_db_transaction(name) as conn:
@@ -171,11 +166,9 @@ async def execute_with_retry(
         except DatabaseError as exc:
             if exc.sqlstate == "25001":  # active_sql_transaction: it refuses to run inside one
                 break
-            if not exc.retryable or isinstance(exc, PoolTimeoutError) or attempt >= max_retries:
+            if not exc.retryable or isinstance(exc, PoolTimeoutError) or not await attempts.again():
                 raise
-            log.info("a statement is run again, %d of %d: %s", attempt + 1, max_retries, exc)
-        await asyncio.sleep(backoff(attempt, retry_delay, 60.0))
-        attempt += 1
+            log.info("a statement is run again, %d of %d: %s", attempts.repetitions, max_retries, exc)
     async with get_db_connection(name) as conn:
         return await run(conn)
 

@@ -404,15 +404,18 @@ def translated(
     *,
     changes: bool = True,
     inside: Callable[[], bool] = lambda: False,
+    reconsider: Callable[[Exception], Exception] = lambda exc: exc,
 ) -> Iterator[None]:
     """
     Raise what the driver raises in the block as *kind*; what is not the driver's passes untouched.
 
-    *inside* and *is_closed* are asked when the error arrives.
+    *inside* and *is_closed* are asked when the error arrives; what *reconsider* makes of it is translated.
     """
     try:
         yield
     except Exception as exc:
         if isinstance(exc, DatabaseError) or not raised_by_driver(exc):
             raise
-        raise translate(exc, kind, doing, changes=changes, closed=is_closed(), inside=inside()) from exc
+        is_inside = inside()
+        error = reconsider(exc)
+        raise translate(error, kind, doing, changes=changes, closed=is_closed(), inside=is_inside) from exc

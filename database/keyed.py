@@ -8,32 +8,35 @@ keys PostgreSQL compares otherwise than Python, is spoken to one call at a time.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Generic, TypeVar, cast
 
 from .batching import LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement, bytes_of
-from .columns import Column, Table
-from .connect_db import Connection, Record
-from .exceptions import InvalidDataError, RepositoryError
-from .ids import uuid7
-from .query import (
-    Built,
+from .change_rows import (
     build_delete,
     build_delete_shared,
-    build_get,
-    build_get_shared,
     build_insert,
     build_insert_many,
     build_update,
     build_update_shared,
     build_upsert,
+    changed_columns,
     write_upsert,
 )
+from .columns import Column, Table, forget_table
+from .connect_db import Connection, Record
+from .exceptions import InvalidDataError, OutcomeUnknownError, RepositoryError
+from .ids import uuid7
+from .query import Built
+from .select_rows import build_get, build_get_shared
 
 Item = TypeVar("Item")
 Row = Record | None
-_EVERYTHING = 2**62  # bytes: no limit
 _UPSERT_ATTEMPTS = 10
+# https://www.postgresql.org/docs/current/catalog-pg-trigger.html
+_ON_INSERT, _ON_UPDATE = 4, 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,8 @@ class RowStatement(Generic[Item]):
     """
     What calls of one kind and shape have in common; *built* says how to read their rows.
 
-    *columns* are those whose values a call gives, in order; *shares* False: each call speaks for itself.
+    *columns* are those whose values a call gives, in order; *shares* False: each call speaks for itself. *own_key* is
+    the column of a key that is made here, the last value of an item.
     """
 
     shared: SharedStatement[Item, Row]
@@ -56,9 +60,9 @@ class RowStatement(Generic[Item]):
             return self.shared.call(item, None)
         return self.shared.perform_alone(item, conn)
 
-    def encode(self, values: Iterable[Any]) -> tuple[Any, ...]:
-        """The values of a call as they are sent, with a new key where the client makes it."""
-        encoded = [column.encode(value) for column, value in zip(self.columns, values, strict=True)]
+    def encode(self, values: Iterable[Any], first: int = 0) -> tuple[Any, ...]:
+        """The values of a call's columns from the *first* on, as they are sent, with a new key if it is made here."""
+        encoded = [column.encode(value) for column, value in zip(self.columns[first:], values, strict=True)]
         return (*encoded, uuid7()) if self.own_key is not None else tuple(encoded)
 
 
@@ -70,6 +74,28 @@ def _pair(build: Callable[[bool], Built]) -> Callable[[Connection], Built]:
 
 def _as_read(key: Column) -> Callable[[Any], Any]:
     return str if key.type.label == "uuid" else lambda value: value
+
+
+def in_order(keys: Sequence[Any]) -> list[int]:
+    """
+    The numbers of *keys* in the order in which all statements here lock rows, whoever sends them.
+
+    Where Python knows an order, it is that, which is the server's for numbers and uuids, and for texts that of their
+    bytes. Keys with None in them, which are equal to no other, are last.
+    """
+    try:
+        return sorted(range(len(keys)), key=keys.__getitem__)
+    except TypeError:
+        whole = [number for number, key in enumerate(keys) if not has_null(key)]
+        with suppress(TypeError):
+            whole.sort(key=keys.__getitem__)
+            return whole + [number for number, key in enumerate(keys) if has_null(key)]
+        return sorted(range(len(keys)), key=lambda number: str(keys[number]))
+
+
+def has_null(key: Any) -> bool:
+    """Whether the *key* of a row is equal to no other."""
+    return key is None or (isinstance(key, tuple) and None in key)
 
 
 def _lists(columns: Sequence[Column], items: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
@@ -94,7 +120,8 @@ def _bytes(values: Iterable[Any]) -> int:
 
 def row_by_id(table: Table) -> RowStatement[Any]:
     """Read the row under a key."""
-    return table.statement("get", lambda: _row_by_id(table))
+    known = table.statements.get("get")
+    return known if known is not None else table.statement("get", lambda: _row_by_id(table))
 
 
 def _row_by_id(table: Table) -> RowStatement[Any]:
@@ -107,7 +134,8 @@ def _row_by_id(table: Table) -> RowStatement[Any]:
         return await c.fetchrow(one(c).sql, value)
 
     async def run(c: Connection, keys: Sequence[Any], limits: Limits) -> list[Row | NotYet]:
-        found = {row[key.name]: row for row in await c.fetch(many.sql, keys, limits.answer_bytes)}
+        asked = list(dict.fromkeys(keys))
+        found = {row[key.name]: row for row in await c.fetch(many.sql, asked, limits.answer_bytes)}
         rows = [found.get(as_read(value)) for value in keys]
         return [row if row is None or row["__fits"] else NOT_YET for row in rows]
 
@@ -144,8 +172,21 @@ def given_key(table: Table, columns: Sequence[Column]) -> tuple[int, ...]:
     return ()
 
 
-def _key_of(places: tuple[int, ...]) -> Callable[[tuple[Any, ...]], Hashable] | None:
-    return (lambda item: tuple([str(item[place]) for place in places])) if places else None
+def _key_of(columns: Sequence[Column], places: tuple[int, ...]) -> Callable[[tuple[Any, ...]], Hashable]:
+    """What tells the items of different rows apart; None for those that are equal to no other."""
+    if any(columns[place].type.takes_lists for place in places):
+        return lambda item: tuple([str(item[place]) for place in places])
+    if not places:
+        return lambda _: None
+    if len(places) == 1:
+        return itemgetter(places[0])
+    whole = itemgetter(*places)
+
+    def key(item: tuple[Any, ...]) -> Hashable:
+        values = whole(item)
+        return None if None in values else values
+
+    return key
 
 
 def new_row(table: Table, names: tuple[str, ...]) -> RowStatement[tuple[Any, ...]]:
@@ -158,33 +199,22 @@ def _new_row(table: Table, names: tuple[str, ...]) -> RowStatement[tuple[Any, ..
     stored = [*columns, own_key] if own_key is not None else columns
     one = _pair(lambda guarded: build_insert(table, stored, own_key, guarded=guarded))
     many = build_insert_many(table, stored, own_key, LOCK_GUARD, returning=True) if stored else one
-    places = given_key(table, columns)
-    read = row_by_id(table).shared if own_key is not None else None
+    key_of = _key_of(columns, given_key(table, columns))
 
     async def alone(c: Connection, item: tuple[Any, ...]) -> Row:
         row = await c.fetchrow(one(c).sql, *item)
-        if row is None and read is not None:
-            # a repetition, whose first attempt was done although its answer was lost, finds its own row
-            row = await read.alone(c, item[-1])
-        if row is None:
-            raise _dropped(table)
+        if row is None and own_key is None:
+            raise dropped(table)
         return row
 
     async def run(c: Connection, items: Sequence[tuple[Any, ...]], limits: Limits) -> list[Row]:
-        order = sorted(range(len(items)), key=lambda number: [str(items[number][place]) for place in places])
+        order = in_order([key_of(item) for item in items])
         lists = _lists(stored, [items[number] for number in order])
         rows = await c.fetch(cast("Built", many).sql, limits.lock_timeout, *lists)
         if own_key is None:
-            if len(rows) < len(items):
-                raise _dropped(table)
-            found: dict[Any, Record] = dict(zip(order, rows, strict=True))
-            return [found[number] for number in range(len(items))]
-        if len(rows) < len(items):
-            rows += await c.fetch(build_get_shared(table, own_key).sql, [item[-1] for item in items], _EVERYTHING)
+            return _in_place(table, rows, order)
         found = {row[own_key.name]: row for row in rows}
-        if len(found) < len(items):
-            raise _dropped(table)
-        return [found[str(item[-1])] for item in items]
+        return [found.get(str(item[-1])) for item in items]
 
     shared: SharedStatement[tuple[Any, ...], Row] = SharedStatement(
         run,
@@ -192,12 +222,46 @@ def _new_row(table: Table, names: tuple[str, ...]) -> RowStatement[tuple[Any, ..
         kind=RepositoryError,
         doing=lambda _: f"store a row in table {table.name!r}",
         changes=True,
-        repeatable=own_key is not None,
-        key=_key_of(places),
+        repeatable=own_key is not None and table.is_plain(_ON_INSERT),  # else it may be stored under another key
+        key=key_of,
         size=_bytes,
     )
-    shares = bool(stored) and not table.may_drop_rows
-    return RowStatement(shared, one_of(one, many), tuple(columns), shares, own_key)
+    return RowStatement(shared, one_of(one, many), tuple(columns), bool(stored) and table.is_plain(_ON_INSERT), own_key)
+
+
+async def stored_row(
+    table: Table, statement: RowStatement[tuple[Any, ...]], item: tuple[Any, ...], conn: Connection | None
+) -> Record:
+    """
+    The row that `new_row` has stored.
+
+    A repetition, whose first attempt was done although its answer was lost, finds its own row: by a statement of its
+    own, whose failure says nothing of the first one.
+    """
+    row = await statement.call(item, conn)
+    if row is None and statement.own_key is not None:
+        row = await row_by_id(table).call(item[-1], conn)
+    if row is None:
+        raise dropped(table)
+    return row
+
+
+def _in_place(table: Table, rows: Sequence[Record], order: Sequence[int]) -> list[Row]:
+    """
+    The *rows* of calls that were sent in *order*, in the order of the calls.
+
+    Where some are missing, nobody knows whose they are, and those that are stored must not be stored again.
+    """
+    if len(rows) != len(order):
+        forget_table(table, None)
+        raise OutcomeUnknownError(
+            f"cannot tell which rows were stored in table {table.name!r}: the server returned {len(rows)} of "
+            f"{len(order)} (a new trigger or rule?); look before you repeat it"
+        )
+    found: list[Row] = [None] * len(order)
+    for number, row in zip(order, rows, strict=True):
+        found[number] = row
+    return found
 
 
 def one_of(one: Callable[[Connection], Built], many: Built | Callable[[Connection], Built]) -> Built:
@@ -212,7 +276,8 @@ class _Outside:
         return False
 
 
-def _dropped(table: Table) -> RepositoryError:
+def dropped(table: Table) -> RepositoryError:
+    """The error for a row that the server has neither stored nor refused."""
     return RepositoryError(
         f"cannot store a row in table {table.name!r}: the server did not return it (a trigger, a rule or a row policy?)"
     )
@@ -249,8 +314,9 @@ def _changed_row(table: Table, names: tuple[str, ...]) -> RowStatement[tuple[Any
         kind=RepositoryError,
         doing=lambda _: f"update a row of table {table.name!r}",
         changes=True,
-        repeatable=not table.has_triggers,
-        key=lambda item: item[0],
+        # where the key is changed, too, the row is not found under the old one again
+        repeatable=not table.has_triggers(_ON_UPDATE) and key not in columns,
+        key=itemgetter(0),
         size=_bytes,
     )
     return RowStatement(shared, many, (key, *columns), table.shares and key not in columns)
@@ -316,25 +382,22 @@ def _upserted_row(table: Table, names: tuple[str, ...], conflict: tuple[str, ...
     columns, own_key = written_columns(table, names)
     key = conflict_key(table, conflict, columns)
     stored = [*columns, own_key] if own_key is not None else columns
-    clause = write_upsert(table, columns, key, own_key)
-    one = _pair(lambda guarded: build_upsert(table, stored, key, own_key, guarded=guarded))
+    clause = write_upsert(table, columns, key)
+    one = _pair(lambda guarded: build_upsert(table, stored, key, guarded=guarded))
     many = build_insert_many(table, stored, None, LOCK_GUARD, returning=True, conflict=clause)
-    places = tuple([columns.index(column) for column in key])
+    key_of = _key_of(columns, tuple([columns.index(column) for column in key]))
     in_steps = _upsert_in_steps(table, columns, stored, key) if table.kind != "r" else None
 
     async def alone(c: Connection, item: tuple[Any, ...]) -> Row:
         row = await (c.fetchrow(one(c).sql, *item) if in_steps is None else in_steps(c, item))
         if row is None:
-            raise _dropped(table)
+            raise dropped(table)
         return row
 
     async def run(c: Connection, items: Sequence[tuple[Any, ...]], limits: Limits) -> list[Row]:
-        order = sorted(range(len(items)), key=lambda number: [str(items[number][place]) for place in places])
+        order = in_order([key_of(item) for item in items])
         rows = await c.fetch(many.sql, limits.lock_timeout, *_lists(stored, [items[number] for number in order]))
-        if len(rows) < len(items):
-            raise _dropped(table)
-        found = dict(zip(order, rows, strict=True))
-        return [found[number] for number in range(len(items))]
+        return _in_place(table, rows, order)
 
     shared: SharedStatement[tuple[Any, ...], Row] = SharedStatement(
         run,
@@ -342,12 +405,12 @@ def _upserted_row(table: Table, names: tuple[str, ...], conflict: tuple[str, ...
         kind=RepositoryError,
         doing=lambda _: f"store a row in table {table.name!r}",
         changes=True,
-        repeatable=not table.has_triggers,
-        key=_key_of(places),
+        repeatable=not table.has_triggers(_ON_INSERT | _ON_UPDATE),
+        key=key_of,
         size=_bytes,
     )
-    known = all(column.sorts_by_bytes for column in key)
-    return RowStatement(shared, many, tuple(columns), in_steps is None and known and not table.may_drop_rows, own_key)
+    shares = in_steps is None and table.is_plain(_ON_INSERT | _ON_UPDATE)
+    return RowStatement(shared, many, tuple(columns), shares and all(each.sorts_by_bytes for each in key), own_key)
 
 
 def _upsert_in_steps(
@@ -359,26 +422,16 @@ def _upsert_in_steps(
         table, stored, None, "", returning=True, conflict=f"\n    ON CONFLICT ({names}) DO NOTHING"
     )
     shape = ("and", tuple([("$eq", column.name, None) for column in key]))
-    changed = [column for column in columns if column not in key] or list(key)
+    changed = changed_columns(table, columns, key) or list(key)
     update = build_update(table, changed, shape, returning=True, guarded=False)
+    places = [stored.index(column) for column in (*changed, *key)]
 
     async def upsert(c: Connection, item: tuple[Any, ...]) -> Row:
-        values = dict(zip([column.name for column in stored], item, strict=True))
-        arguments = [values[column.name] for column in (*changed, *key)]
         for _ in range(_UPSERT_ATTEMPTS):
-            row = await c.fetchrow(
-                insert.sql.replace("RETURNING ", "RETURNING true AS __inserted, "), *_lists(stored, [item])
-            )
-            row = row or await c.fetchrow(
-                update.sql.replace("RETURNING ", "RETURNING false AS __inserted, "), *arguments
-            )
+            row = await c.fetchrow(f"{insert.sql}, true AS __inserted", *_lists(stored, [item]))
+            row = row or await c.fetchrow(f"{update.sql}, false AS __inserted", *[item[place] for place in places])
             if row is not None:
                 return row
         return None
 
     return upsert
-
-
-def _telling(built: Built, inserted: bool) -> str:
-    head, returning, tail = built.sql.rpartition("\nRETURNING ")
-    return f"{head}{returning}{'true' if inserted else 'false'} AS __inserted, {tail}"

@@ -7,22 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from .exceptions import InvalidDataError
+from .lexer import SKIPPED, end_of_comment
 
-# What is skipped as a whole, and last the names. Comments nest, so that only their beginning is found here.
-# https://www.postgresql.org/docs/current/sql-syntax-lexical.html
 _TOKEN = re.compile(
-    r"""
-      (?P<escaped> (?<![\w$]) [eE]'(?:[^'\\]|\\.|'')*' )
-    | (?P<quoted>  '(?:[^']|'')*' | "(?:[^"]|"")*" )
-    | (?P<dollar>  (?<![\w$]) \$(?P<tag>(?:[^\W\d]\w*)?)\$ .*? \$(?P=tag)\$ )
-    | (?P<line>    --[^\n]* )
-    | (?P<block>   /\* )
+    rf"""
+      {SKIPPED}
     | (?P<cast>    ::|:= )
     | (?P<name>    (?<![\w$)\]":]) :(?P<key>[^\W\d]\w*) )
     """,
     re.VERBOSE | re.DOTALL,
 )
-_COMMENT = re.compile(r"/\*|\*/")
 
 
 def number_names(sql: str, values: Mapping[str, Any]) -> tuple[str, list[Any]]:
@@ -38,7 +32,7 @@ def number_names(sql: str, values: Mapping[str, Any]) -> tuple[str, list[Any]]:
     while token := _TOKEN.search(sql, position):
         position = token.end()
         if token["block"]:
-            position = _end_of_comment(sql, position)
+            position = end_of_comment(sql, position)
         elif key := token["key"]:
             if key not in values:
                 raise InvalidDataError(f"the statement asks for :{key}, which is not among the values given")
@@ -46,11 +40,3 @@ def number_names(sql: str, values: Mapping[str, Any]) -> tuple[str, list[Any]]:
             parts += [sql[copied : token.start()], f"${number}"]
             copied = position
     return "".join([*parts, sql[copied:]]), [values[name] for name in numbers]
-
-
-def _end_of_comment(sql: str, position: int) -> int:
-    depth = 1
-    while depth and (mark := _COMMENT.search(sql, position)):
-        depth += 1 if mark[0] == "/*" else -1
-        position = mark.end()
-    return position if not depth else len(sql)

@@ -17,11 +17,11 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -29,6 +29,7 @@ from asyncpg.pool import PoolConnectionProxy
 from .codecs import register_codecs
 from .exceptions import (
     ConnectionPoolError,
+    DatabaseError,
     DatabaseNotAvailableError,
     Failure,
     PoolTimeoutError,
@@ -36,6 +37,7 @@ from .exceptions import (
     forget_data,
     reason,
     sqlstate_of,
+    translated,
 )
 from .pooler import LeavesNothingBehind
 from .settings import Settings, redact
@@ -49,11 +51,21 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 _CONNECT_ATTEMPTS = 3  # one attempt gets this part of DB_CONNECTION_TIMEOUT
 _RESET_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
+_FAREWELL_SECONDS = 0.1  # to say goodbye in, where the time of close() is over
 _MAINTENANCE_SECONDS = 5.0
 _COUNTERS = ("requests", "waits", "wait_seconds", "timeouts", "connects")
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.2
+_LONGEST_KNOCK = 0.12  # one task alone knocks; who waits is to be served within 250 ms of the server's return
+_HEAD_START = 0.25  # what a host gets before the next one is asked as well
+_SERVER_CHANGED = frozenset({
+    "25006",  # read_only_sql_transaction: a standby, or the primary that was
+    "57P01",  # admin_shutdown
+    "57P02",  # crash_shutdown
+})  # fmt: skip
 
 _COMMIT = re.compile(r"(?:\s+|--[^\n]*\n|/\*.*?\*/)*(?:COMMIT|END)\b", re.IGNORECASE | re.DOTALL)
+
+_PREPARE = re.compile(r"\bPREPARE\b", re.IGNORECASE)
 
 # RESET ALL alone leaves roles, temporary tables and sequence caches to the next user. DISCARD ALL would also throw away
 # the prepared statements that asyncpg believes in.
@@ -68,6 +80,19 @@ _RESET_QUERY = """
 """
 
 
+# What the user has prepared in SQL; what asyncpg has prepared stays. Only where there may be some, for it is not free.
+_DEALLOCATE_QUERY = """
+    DO $$
+    DECLARE
+        prepared text;
+    BEGIN
+        FOR prepared IN SELECT name FROM pg_prepared_statements WHERE from_sql LOOP
+            EXECUTE format('DEALLOCATE %I', prepared);
+        END LOOP;
+    END $$;
+"""
+
+
 def backoff(attempt: int, first: float = _FIRST_DELAY, longest: float = _LONGEST_DELAY) -> float:
     """
     Seconds to wait before attempt number *attempt* (the first repetition is 0): exponential with full jitter.
@@ -76,6 +101,47 @@ def backoff(attempt: int, first: float = _FIRST_DELAY, longest: float = _LONGEST
     """
     ceiling = min(longest, first * 2 ** min(attempt, 30))
     return random.uniform(first / 2, ceiling)  # noqa: S311 (spreads load, guards nothing)
+
+
+class Attempts:
+    """
+    The attempts of one call: for *seconds*, and *most* repetitions of the first.
+
+    *at_once*: the first repetition does not wait, for an idle connection whose server was restarted is replaced by a
+    good one. Then, and else, the pauses are those of `backoff`.
+    """
+
+    def __init__(
+        self,
+        seconds: float = float("inf"),
+        *,
+        most: float = float("inf"),
+        at_once: bool = True,
+        first: float = _FIRST_DELAY,
+        longest: float = _LONGEST_DELAY,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.deadline = self._loop.time() + seconds
+        self.repetitions = 0
+        self._most = most
+        self._at_once = at_once
+        self._first, self._longest = first, longest
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline; 0 after it."""
+        return max(0.0, self.deadline - self._loop.time())
+
+    async def again(self) -> bool:
+        """True, after a pause, where there is another attempt; False, at once, where there is no time for one."""
+        pause = 0.0
+        if self.repetitions or not self._at_once:
+            pause = backoff(self.repetitions, self._first, self._longest)
+        if self.repetitions >= self._most or pause >= self.seconds_left:
+            return False
+        self.repetitions += 1
+        await asyncio.sleep(pause)
+        return True
 
 
 if TYPE_CHECKING:
@@ -87,10 +153,21 @@ else:
 class PooledConnection(_AsyncpgConnection):
     """A connection that never takes ROLLBACK for an answer to COMMIT, and that knows how old it may get."""
 
-    __slots__ = ("expires_at", "generation", "idle_since")
+    __slots__ = ("expires_at", "generation", "has_prepared", "idle_since", "pool", "was_writable")
     expires_at: float
     idle_since: float
     generation: int
+    has_prepared: bool
+    pool: Pool
+    was_writable: bool
+
+    @property
+    def is_writable(self) -> bool:
+        """False where the server says that it is a standby, or by default read-only; as of its last answer."""
+        settings = self.get_settings()
+        return not any(
+            getattr(settings, name, "off") == "on" for name in ("in_hot_standby", "default_transaction_read_only")
+        )
 
     async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
         """
@@ -98,6 +175,8 @@ class PooledConnection(_AsyncpgConnection):
 
         That is its answer where a statement of the transaction failed and the error was swallowed.
         """
+        if _PREPARE.search(query):
+            self.has_prepared = True
         status = await super().execute(query, *args, timeout=timeout)
         if status == "ROLLBACK" and _COMMIT.match(query):
             raise asyncpg.InFailedSQLTransactionError("current transaction is aborted, COMMIT became ROLLBACK")
@@ -107,7 +186,7 @@ class PooledConnection(_AsyncpgConnection):
 
     def get_reset_query(self) -> str:
         """What makes the session as good as new."""
-        return _RESET_QUERY
+        return _RESET_QUERY + _DEALLOCATE_QUERY if self.has_prepared else _RESET_QUERY
 
     async def copy_to_table(self, table_name: str, *, timeout: float | None = None, **options: Any) -> str:
         """As asyncpg's, but it ends where the connection is lost, or stands still, in the middle."""
@@ -156,6 +235,48 @@ class ConnectionBehindPooler(LeavesNothingBehind, PooledConnection):
     transaction_settings: str
 
 
+def of_the_server(exc: Exception, conn: Connection) -> Exception:
+    """
+    *exc*, which came through *conn*; in its place a retryable error where the server became read-only meanwhile.
+
+    Where it did (25006), or is going away (57P01, 57P02), the pool replaces its connections: there was a failover, and
+    those that are left lead to the old primary.
+    """
+    state = exc.sqlstate if isinstance(exc, asyncpg.PostgresError) else None
+    if state not in _SERVER_CHANGED:
+        return exc
+    connection = getattr(conn, "_con", conn)  # behind asyncpg's proxy
+    if not isinstance(connection, PooledConnection):
+        return exc
+    turned = state == "25006" and connection.was_writable and not connection.is_closed() and not connection.is_writable
+    if state != "25006" or turned:
+        connection.pool.expire_generation(connection.generation)
+    if not turned:
+        return exc
+    error = DatabaseNotAvailableError(
+        "nothing was stored: the server became read-only (a failover?); its connections are replaced",
+        original_error=exc,
+        sqlstate=state,
+        retryable=True,
+    )
+    error.__cause__ = exc
+    return error
+
+
+def speaking_through(
+    conn: Connection,
+    kind: type[DatabaseError],
+    doing: str,
+    *,
+    changes: bool = True,
+    inside: Callable[[], bool] = lambda: False,
+) -> AbstractContextManager[None]:
+    """As `translated`, for what is sent through *conn*: it hears of a failover, see `of_the_server`."""
+    return translated(
+        conn.is_closed, kind, doing, changes=changes, inside=inside, reconsider=lambda exc: of_the_server(exc, conn)
+    )
+
+
 class Companion(Protocol):
     """What lives with a pool, for the calls that share its connections."""
 
@@ -184,6 +305,7 @@ class Pool:
         self.settings = settings
         self.redacted_url = settings.redacted_url
         self.companions: dict[object, Companion] = {}
+        self.catalog: Any = None  # what columns.py knows of this database
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
@@ -385,7 +507,7 @@ class Pool:
 
     async def _connect_for_somebody(self) -> None:
         """Make a connection for whoever waits first, trying as long as somebody waits."""
-        attempt = 0
+        attempts = Attempts(at_once=False, longest=_LONGEST_KNOCK)
         while not self._closing:
             try:
                 connection = await self.connect(self.settings.connection_timeout / _CONNECT_ATTEMPTS)
@@ -401,8 +523,7 @@ class Pool:
                     self._discard(connection)
                 self._grow()
                 return
-            await asyncio.sleep(backoff(attempt))
-            attempt += 1
+            await attempts.again()
 
     def _keep_trying(self, exc: Exception) -> bool:
         permanent = classify(exc, connecting=True) is Failure.PERMANENT
@@ -427,6 +548,7 @@ class Pool:
     async def connect(self, timeout: float) -> PooledConnection:
         """A connection that the pool does not count: the caller closes it. Raises what the driver raises."""
         settings = self.settings
+        generation = self._generation  # one that is made while all are expired leads where they led
         server_settings = {"application_name": settings.application_name}
         limit = None if settings.statement_timeout is None else max(1, round(settings.statement_timeout * 1000))
         pooled = settings.pooler == "transaction"
@@ -435,15 +557,23 @@ class Pool:
         async with asyncio.timeout(timeout):
             dsn = await self._address()
             self.redacted_url = redact(dsn)
-            connection: PooledConnection = await asyncpg.connect(
-                dsn,
-                timeout=timeout,
-                command_timeout=settings.command_timeout,
-                server_settings=server_settings,
-                connection_class=ConnectionBehindPooler if pooled else PooledConnection,
-                statement_cache_size=0 if pooled else 100,
-                ssl=_tls_context(dsn),
-            )
+            tls = _tls_context(dsn)
+
+            async def connect_to(host: str | None, port: int | None) -> PooledConnection:
+                connection: PooledConnection = await asyncpg.connect(
+                    dsn,
+                    host=host,
+                    port=port,
+                    timeout=timeout,
+                    command_timeout=settings.command_timeout,
+                    server_settings=server_settings,
+                    connection_class=ConnectionBehindPooler if pooled else PooledConnection,
+                    statement_cache_size=0 if pooled else 100,
+                    ssl=tls,
+                )
+                return connection
+
+            connection = await _connect_to_any(_hosts(dsn), connect_to)
             try:
                 if pooled:  # asyncpg takes any connection for an instance of any class
                     settle = "" if limit is None else f" SET LOCAL statement_timeout = {limit};"
@@ -454,7 +584,10 @@ class Pool:
                 connection.terminate()
                 raise
         now = self._loop.time()
-        connection.generation = self._generation
+        connection.pool = self
+        connection.has_prepared = False
+        connection.was_writable = connection.is_writable
+        connection.generation = generation
         connection.expires_at = now + settings.max_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 (not all at once)
         connection.idle_since = now
         self._counters["connects"] += 1
@@ -514,6 +647,12 @@ class Pool:
         while self._idle:
             self._discard(self._idle.pop())
 
+    def expire_generation(self, generation: int) -> None:
+        """As `expire_connections`, for those of *generation*: nothing where that has been done already."""
+        if generation == self._generation:
+            self.expire_connections()
+            self._grow()
+
     async def close(self, timeout: float = 10.0) -> None:
         """
         Finish accepted calls, refuse new callers, wait for connections that are out, and close all of them.
@@ -534,10 +673,9 @@ class Pool:
                 self._drained = self._drained or self._loop.create_future()
                 await asyncio.wait([self._drained], timeout=max(0.0, deadline - self._loop.time()))
             self.expire_connections()
-            while self._chores or self._connectors:
-                _, late = await asyncio.wait([*self._chores, *self._connectors], timeout=_CLOSE_SECONDS)
-                if late:
-                    break
+            last = max(deadline, self._loop.time() + _FAREWELL_SECONDS)
+            while (left := [*self._chores, *self._connectors]) and self._loop.time() < last:
+                await asyncio.wait(left, timeout=last - self._loop.time())
         finally:
             self.terminate()
 
@@ -683,6 +821,70 @@ class _Acquisition:
 
 def _current_task() -> asyncio.Task[None]:
     return cast("asyncio.Task[None]", asyncio.current_task())
+
+
+def _hosts(dsn: str) -> list[tuple[str, int]]:
+    """The hosts that *dsn* names, to be tried one by one; none where the driver should see to it."""
+    url = urlsplit(dsn)
+    query = dict(parse_qsl(url.query))
+    # a standby is preferred only after all have been asked
+    if query.get("target_session_attrs") == "prefer-standby":
+        return []
+    named = query.get("host") or unquote(url.netloc.rpartition("@")[2])
+    hosts = named.split(",")
+    if len(hosts) == 1:
+        return []
+    ports = (query.get("port") or os.environ.get("PGPORT") or "5432").split(",")
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    found = []
+    for host, port in zip(hosts, ports, strict=True):
+        if host.startswith("/"):
+            name, own_port = host, ""
+        elif host.startswith("["):
+            name, _, rest = host[1:].partition("]")
+            own_port = rest.removeprefix(":")
+        else:
+            name, _, own_port = host.partition(":")
+        found.append((name, int(own_port or port)))
+    return found
+
+
+async def _connect_to_any(
+    hosts: list[tuple[str, int]], connect: Callable[[str | None, int | None], Awaitable[PooledConnection]]
+) -> PooledConnection:
+    """
+    A connection to the first of *hosts* that gives one; each gets a head start before the next one is asked as well.
+
+    So that a host that says nothing costs a moment and not the whole time. After RFC 8305 (Happy Eyeballs).
+    """
+    if not hosts:
+        return await connect(None, None)
+    tasks: list[asyncio.Task[PooledConnection]] = []
+    waiting = list(hosts)
+    errors: list[BaseException] = []
+    try:
+        while waiting or len(errors) < len(tasks):
+            if waiting:
+                tasks.append(asyncio.ensure_future(connect(*waiting.pop(0))))
+            under_way = [task for task in tasks if not task.done()]
+            await asyncio.wait(under_way, timeout=_HEAD_START if waiting else None, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done() and task.exception() is None:
+                    tasks.remove(task)
+                    return task.result()
+            errors = [exc for task in tasks if task.done() and (exc := task.exception()) is not None]
+    finally:
+        for task in tasks:
+            task.cancel()
+            task.add_done_callback(_drop)
+    # what a server said tells more than that another could not be reached
+    raise max(errors, key=lambda exc: sqlstate_of(exc) is not None)
+
+
+def _drop(task: asyncio.Task[PooledConnection]) -> None:
+    """Close the connection that came too late."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().terminate()
 
 
 async def _close(connection: PooledConnection) -> None:

@@ -6,15 +6,20 @@ Opt-in: `enable_row_security()` once, with the rights of the tables' owner; then
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import resources
 
+from .chat_history import init_chat_history_table
 from .connect_db import Connection, get_db_transaction
+from .document import init_document_table
 from .exceptions import DatabaseError, SchemaError
-from .schema import apply_migration
+from .migration_files import read_directory
+from .migration_history import History
+from .migrations import apply_files
 
-_TABLES = ("0001", "0002")
-_POLICIES = "0005"
+_SOURCE = "row_security"  # both the directory and the source: who does not ask for it misses nothing
 _ACT = """
     SELECT set_config('pgdatabase.user_id', $1, true), set_config('role', 'pgdatabase_user', true)
 """
@@ -30,8 +35,10 @@ async def enable_row_security(*, conn: Connection | None = None) -> None:
     and CREATEROLE unless `pgdatabase_user` exists.
     """
     try:
-        for version in (*_TABLES, _POLICIES):
-            await apply_migration(version, conn=conn)
+        await init_document_table(conn=conn)
+        await init_chat_history_table(conn=conn)
+        files = await asyncio.to_thread(read_directory, resources.files("database").joinpath("sql", _SOURCE))
+        await apply_files(files, History(_SOURCE), conn=conn)
     except DatabaseError as exc:
         if exc.sqlstate != "42501":
             raise

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, time
 from functools import lru_cache
 from typing import Any, Union, cast, get_args, get_origin
+from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 
@@ -33,16 +34,6 @@ def read_row(values: object, *, partial: bool = False) -> Mapping[str, Any]:
         given = values.model_fields_set
         return {name: value for name, value in fields.items() if name in given or not (partial or value is None)}
     return fields
-
-
-def to_dict(row: Record, built: Built) -> dict[str, Any]:
-    """*row*, which *built* has returned, as a fresh dict."""
-    values = dict(row)
-    for name, decode in built.decoders:
-        value = values[name]
-        if value is not None:
-            values[name] = decode(value)
-    return values
 
 
 def to_model(model: type[Any] | None, values: dict[str, Any], table: str) -> Any:
@@ -81,20 +72,15 @@ def _texts(model: type[BaseModel]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def finish_row(row: Record, built: Built, model: type[Any] | None, known: Table) -> Any:
-    """A row of the table *known*, which *built* has returned, as a dict or an instance of *model*."""
-    values = to_dict(row, built)
-    if len(values) > len(known.columns):
-        for name in ("__fits", "__number", "__inserted"):
-            values.pop(name, None)
-    return values if model is None else to_model(model, values, known.name)
-
-
-def finish_upserted(row: Record, built: Built, model: type[Any] | None, known: Table) -> Any:
-    """A row that was upserted, and whether it is new."""
-    values = to_dict(row, built)
+def read_upserted(
+    built: Built, known: Table, model: type[Any] | None, own_id: UUID | None, row: Record
+) -> dict[str, Any]:
+    """
+    A row of the table *known* that *built* has upserted, and whether it is new; where the key is made here, that is
+    whether it has *own_id*, which is true also where the answer to a first attempt was lost.
+    """
+    values = built.read(row)
     name = "inserted_" if "inserted" in known.columns else "inserted"
-    inserted = values.pop("__inserted")
     if model is None or name in getattr(model, "model_fields", {}):
-        values[name] = inserted
-    return to_model(model, values, known.name)
+        values[name] = row["__inserted"] if own_id is None else values[known.primary_key[0]] == str(own_id)
+    return values

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
@@ -24,9 +24,8 @@ from .exceptions import (
     reason,
     sqlstate_of,
     translate,
-    translated,
 )
-from .pool import Connection, Pool, backoff
+from .pool import Attempts, Connection, Pool, of_the_server, speaking_through
 from .registry import get_connection_pool
 
 log = logging.getLogger("database")
@@ -36,6 +35,7 @@ T = TypeVar("T")
 Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
 
 _ROLLBACK_SECONDS = 5.0
+_ROLLBACK_SECONDS_AFTER_DEADLINE = 0.15
 _RUN_AGAIN = frozenset({
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
@@ -59,15 +59,14 @@ class _Note(NamedTuple):
     epoch: datetime | None
 
 
-@asynccontextmanager
-async def get_db_transaction(
+def get_db_transaction(
     name: str = "default",
     *,
     conn: Connection | None = None,
     isolation: Isolation | None = None,
     readonly: bool = False,
     deferrable: bool = False,
-) -> AsyncIterator[Connection]:
+) -> AbstractAsyncContextManager[Connection]:
     """
     A connection in a transaction: committed at the end of the block, rolled back where an exception leaves it.
 
@@ -77,6 +76,19 @@ async def get_db_transaction(
     `OutcomeUnknownError` where the connection was lost during COMMIT and the server cannot tell any more what became of
     it. Raises `ValueError` where *isolation* is none of its four.
     """
+    return _transaction(name, conn, isolation, readonly, deferrable, None)
+
+
+@asynccontextmanager
+async def _transaction(
+    name: str,
+    conn: Connection | None,
+    isolation: Isolation | None,
+    readonly: bool,
+    deferrable: bool,
+    attempts: Attempts | None,
+) -> AsyncIterator[Connection]:
+    """As `get_db_transaction`; the attempts to begin are some of *attempts*, if given."""
     if isolation is not None and isolation not in get_args(Isolation):
         raise ValueError(f"isolation is one of {', '.join(get_args(Isolation))}, not {isolation!r}")
     if conn is not None:
@@ -89,21 +101,22 @@ async def get_db_transaction(
     pool: Pool | None
     if conn is None:
         pool = await get_connection_pool(name)
-        connection, transaction = await _begin(pool, isolation, readonly, deferrable)
+        attempts = attempts or Attempts(pool.settings.connection_timeout)
+        connection, transaction = await _begin(pool, attempts, isolation, readonly, deferrable)
     else:
         # only the pool that made it knows the way to its server, to ask there what became of a COMMIT
         holder = getattr(conn, "_holder", None)
         pool = holder if isinstance(holder, Pool) else None
         connection, transaction = conn, conn.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable)
-        with translated(conn.is_closed, DatabaseNotAvailableError, "begin a transaction", changes=False):
+        with speaking_through(conn, DatabaseNotAvailableError, "begin a transaction", changes=False):
             await transaction.start()
     try:
         with _driver_errors(connection):
             try:
                 yield connection
                 note = None if readonly else await _take_note(connection)
-            except BaseException:
-                await _roll_back(connection, transaction)
+            except BaseException as exc:
+                await _roll_back(connection, transaction.rollback, exc)
                 raise
             await _commit(pool, connection, transaction, note)
     finally:
@@ -139,26 +152,21 @@ async def run_transaction(
     deferrable: bool = False,
 ) -> T:
     """As `run_in_transaction`, with the options of `get_db_transaction`."""
-    loop = asyncio.get_running_loop()
     pool = await get_connection_pool(name)
-    deadline = loop.time() + pool.settings.connection_timeout
-    attempt = 0
+    attempts = Attempts(pool.settings.connection_timeout, at_once=False)
     while True:
         try:
-            async with get_db_transaction(name, isolation=isolation, readonly=readonly, deferrable=deferrable) as conn:
+            async with _transaction(name, None, isolation, readonly, deferrable, attempts) as conn:
                 return await fn(conn)
         except DatabaseError as exc:
-            delay = backoff(attempt)
-            again = exc.sqlstate in _RUN_AGAIN or isinstance(exc, DatabaseNotAvailableError)
-            if not (exc.retryable and again) or loop.time() + delay >= deadline:
+            worth_it = exc.sqlstate in _RUN_AGAIN or isinstance(exc, DatabaseNotAvailableError)
+            if not (exc.retryable and worth_it) or not await attempts.again():
                 raise
             log.info("a transaction is run again: %s", exc)
-        await asyncio.sleep(delay)
-        attempt += 1
 
 
 def _driver_errors(conn: Connection) -> AbstractContextManager[None]:
-    return translated(conn.is_closed, DatabaseError, "complete the transaction", inside=lambda: _is_inside(conn))
+    return speaking_through(conn, DatabaseError, "complete the transaction", inside=lambda: _is_inside(conn))
 
 
 def _is_inside(conn: Connection) -> bool:
@@ -169,28 +177,26 @@ def _is_inside(conn: Connection) -> bool:
         return True
 
 
-async def _begin(pool: Pool, isolation: Isolation | None, readonly: bool, deferrable: bool) -> tuple[Any, Any]:
+async def _begin(
+    pool: Pool, attempts: Attempts, isolation: Isolation | None, readonly: bool, deferrable: bool
+) -> tuple[Any, Any]:
     """A connection of *pool* in a transaction. One that turns out dead, because the server went away, is replaced."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + pool.settings.connection_timeout
-    attempt = 0
     while True:
-        connection = await pool.acquire(timeout=deadline - loop.time())
+        connection = await pool.acquire(timeout=attempts.seconds_left)
         try:
             transaction = connection.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable)
             await transaction.start()
             return connection, transaction
         except BaseException as exc:
             failure = classify(exc, closed=connection.is_closed())
+            if isinstance(exc, Exception):
+                of_the_server(exc, connection)
             connection.terminate()  # cancelled, or dead: BEGIN may be on its way, and nobody would roll it back
             await pool.release(connection)
-            delay = 0.0 if attempt == 0 else backoff(attempt)
             if not isinstance(exc, Exception):
                 raise
-            if failure is Failure.PERMANENT or loop.time() + delay >= deadline:
+            if failure is Failure.PERMANENT or not await attempts.again():
                 raise translate(exc, DatabaseNotAvailableError, "begin a transaction", changes=False) from exc
-        await asyncio.sleep(delay)
-        attempt += 1
 
 
 async def _take_note(connection: Connection) -> _Note:
@@ -199,13 +205,14 @@ async def _take_note(connection: Connection) -> _Note:
     return _Note(row["xid"], row["epoch"]) if row is not None else _Note(None, None)
 
 
-async def _roll_back(connection: Connection, transaction: Any) -> None:
+async def _roll_back(connection: Connection, rollback: Callable[[], Awaitable[object]], because: BaseException) -> None:
     """Roll back in bounded time; a connection that cannot even do that is cut off, which does the same."""
     if connection.is_closed():
         return
+    is_late = isinstance(because, TimeoutError | asyncio.CancelledError)
     try:
-        async with asyncio.timeout(_ROLLBACK_SECONDS):
-            await transaction.rollback()
+        async with asyncio.timeout(_ROLLBACK_SECONDS_AFTER_DEADLINE if is_late else _ROLLBACK_SECONDS):
+            await rollback()
     except BaseException as exc:
         log.debug("ROLLBACK failed, the connection is cut off: %s", reason(exc))
         connection.terminate()
@@ -216,6 +223,10 @@ async def _roll_back(connection: Connection, transaction: Any) -> None:
 async def _commit(pool: Pool | None, connection: Connection, transaction: Any, note: _Note | None) -> None:
     try:
         await transaction.commit()
+    except asyncio.CancelledError as exc:
+        # COMMIT may have been too late for the cancellation, or be cancelled itself: then the transaction is still open
+        await _roll_back(connection, lambda: connection.execute("ROLLBACK"), exc)
+        raise
     except Exception as exc:
         if classify(exc, closed=connection.is_closed()) is not Failure.UNKNOWN:
             raise
@@ -231,25 +242,20 @@ async def _resolve(pool: Pool | None, note: _Note, lost: Exception) -> None:
 
     See https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT (pg_xact_status).
     """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + (pool.settings.connection_timeout if pool is not None else 0)
-    attempt = 0
+    attempts = Attempts(pool.settings.connection_timeout if pool is not None else 0, at_once=False)
     while True:
-        status = "unknown" if pool is None else await _ask_for_status(pool, note, deadline - loop.time())
+        status = "unknown" if pool is None else await _ask_for_status(pool, note, attempts.seconds_left)
         if status == "committed":
             return
         if status == "aborted":
             raise translate(lost, DatabaseError, "commit", inside=True) from lost
-        delay = backoff(attempt)
-        if status == "unknown" or loop.time() + delay >= deadline:
+        if status == "unknown" or not await attempts.again():
             raise OutcomeUnknownError(
                 "cannot tell whether the transaction was committed: the connection was lost during COMMIT; "
                 "look before you repeat it",
                 original_error=lost,
                 sqlstate=sqlstate_of(lost),
             ) from lost
-        await asyncio.sleep(delay)
-        attempt += 1
 
 
 async def _ask_for_status(pool: Pool, note: _Note, timeout: float) -> str:

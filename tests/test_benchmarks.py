@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 def start_benchmark(directory: Path, *options: str) -> subprocess.Popen[str]:
     """`python -m benchmarks` with tables that are made in no time, and *directory* for everything temporary."""
-    small = ("--quick", "--rounds", "1", "--seconds", "0.01", "--documents", "400", "--turns", "500")
+    small = ("--quick", "--rounds", "1", "--seconds", "0.01", "--documents", "400", "--turns", "500", "--items", "60")
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks", *small, *options],
         cwd=directory,
@@ -46,7 +46,9 @@ def run_benchmark(directory: Path, *options: str) -> tuple[int, str, str]:
 
 def test_a_small_run_prints_a_table_and_writes_json_and_svg(tmp_path: Path) -> None:
     """Whatever peers are installed; those that are not are named, and nothing is left behind."""
-    code, output, errors = run_benchmark(tmp_path, "--only", "reads,chat,list", "--json", "r.json", "--svg", "r.svg")
+    code, output, errors = run_benchmark(
+        tmp_path, "--only", "reads,chat,list,tables", "--json", "r.json", "--svg", "r.svg"
+    )
     assert code == 0, output + errors
     assert "fsync on, synchronous_commit on" in output
     assert all(len(line.rstrip()) <= 120 for line in output.splitlines())
@@ -59,6 +61,8 @@ def test_a_small_run_prints_a_table_and_writes_json_and_svg(tmp_path: Path) -> N
     measured = {(each["work"], each["callers"], each["system"]) for each in written["measures"]}
     for work, callers, system in product(("reads", "chat"), (1, 10, 100, 1000), ("ours", "asyncpg")):
         assert (work, callers, system) in measured
+    for work in ("held-get", "held-insert", "held-update", "many-insert", "many-upsert-new", "many-upsert-again"):
+        assert {(work, 1, "ours"), (work, 1, "asyncpg")} <= measured
     took_part = {system for _, _, system in measured}
     assert took_part | set(written["missing"]) == set(written["plan"]["systems"])
     assert all(f"not in it: {name}" in output for name in written["missing"])

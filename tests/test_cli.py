@@ -26,6 +26,7 @@ from .program import PROGRAM, environment, run, run_in_terminal, start, write_fi
 COMMANDS = (
     "demo", "check", "init", "ingest", "search", "health",
     "server start", "server stop", "server status", "server psql-uri",
+    "migrate up", "migrate down", "migrate status", "migrate new",
 )  # fmt: skip
 NOBODY = {"DATABASE_URL": "postgresql://somebody:geheim@localhost:1/x", "DB_CONNECTION_TIMEOUT": "0.2"}
 
@@ -47,7 +48,7 @@ def test_help_documents_the_exit_codes() -> None:
     result = run("--help")
     assert result.code == 0
     text = " ".join(result.out.split())
-    for word in ("demo", "check", "init", "ingest", "search", "health", "server"):
+    for word in ("demo", "check", "init", "ingest", "search", "health", "server", "migrate"):
         assert word in text
     assert "Exit codes: 0 fine; 1 it did not work" in text and "2 wrong use" in text
 
@@ -89,13 +90,52 @@ def test_wrong_use_is_exit_code_2(tmp_path: Path) -> None:
 async def test_init_makes_the_tables_once(empty_database: Settings) -> None:
     """The first run creates, the second says that they are there."""
     assert run("init", "--json", settings=empty_database).json == {
-        "created": ["document", "chat_history"],
+        "created": ["document", "chat_history", "search_words", "document_section"],
         "already_there": [],
     }
     again = run("init", settings=empty_database)
     assert again.code == 0
-    assert again.out == "already there  document\nalready there  chat_history\n"
+    assert again.out.splitlines() == [
+        f"already there  {name}" for name in ("document", "chat_history", "search_words", "document_section")
+    ]
     assert await db.get_document_count() == 0
+
+
+async def test_migrate_applies_and_undoes_the_files_of_an_application(empty_database: Settings, tmp_path: Path) -> None:
+    """Those in ./migrations behind the package's own; status says what there is, and down leaves the package alone."""
+    assert run("migrate", "status", settings=empty_database).out.startswith("pending  database     0001_document.sql\n")
+    made = run("migrate", "new", "Add users!")
+    assert made.code == 0 and re.fullmatch(r"migrations/\d{14}_add_users\.sql\n", made.out), made
+    file = Path(made.out.strip())
+    assert file.read_text() == "-- migrate:up\n\n\n-- migrate:down\n\n"
+    file.write_text("-- migrate:up\nCREATE TABLE users ();\n-- migrate:down\nDROP TABLE users;\n")
+
+    done = run("migrate", "up", settings=empty_database)
+    assert done.code == 0 and done.out.startswith("applied  0001_document.sql\napplied  0002_chat_history.sql\n")
+    assert done.out.endswith(f"applied  {file.name}\n") and done.err == ""
+    assert run("migrate", "up", settings=empty_database).out == "nothing to do: all files are applied\n"
+    status = run("migrate", "status", "--json", settings=empty_database)
+    assert status.code == 0 and {each["state"] for each in status.json} == {"applied"}
+    assert [each["source"] for each in status.json][::-1][:2] == ["application", "database"]
+
+    assert run("migrate", "down", "--steps", "9", "--json", settings=empty_database).json == {"undone": [file.name]}
+    assert run("migrate", "down", settings=empty_database).out == "nothing to do: no file is applied\n"
+    assert run("migrate", "status", "--package", settings=empty_database).code == 0
+    assert run("migrate", "status", settings=empty_database).code == 1
+    undone = run("migrate", "down", "--package", settings=empty_database).out
+    assert undone == f"undone  {status.json[-2]['file']}\n"
+
+
+async def test_migrate_says_what_is_wrong(empty_database: Settings, tmp_path: Path) -> None:
+    """One line with the file and the line in it; wrong use is exit code 2."""
+    write_files(tmp_path / "sql", {"0001_x.sql": "-- migrate:up\nCREATE TABLE x ();\nCREATE TABLE x ();\n"})
+    wrong = run("migrate", "up", "--dir", "sql", settings=empty_database)
+    assert (wrong.code, wrong.out) == (1, "")
+    assert wrong.err == 'error: cannot apply 0001_x.sql, line 3: relation "x" already exists [42P07]\n'
+    gone = run("migrate", "down", settings=empty_database)
+    assert gone.code == 1 and "there is no directory 'migrations'" in gone.err
+    both = run("migrate", "up", "--dir", "sql", "--package", settings=empty_database)
+    assert both.code == 2 and "say one of them" in both.err
 
 
 async def test_ingest_stores_and_then_finds_nothing_to_do(empty_database: Settings, notes: Path) -> None:
@@ -146,7 +186,7 @@ async def test_search_answers_people_and_programs(database: Settings, tmp_path: 
     text = run("search", "connection", "-sqlite", settings=database)
     assert text.code == 0
     lines = text.out.splitlines()
-    assert lines[0].startswith(" 1  Pool") and lines[1:] == ["    a", "    *connection* pool waits"]
+    assert lines[0].startswith(" 1  Pool") and lines[1:] == ["    a", "    the *connection* pool waits"]
 
     rows = run("search", "connection", "--json", settings=database).json
     assert {row["code"] for row in rows} == {"a", "b"}

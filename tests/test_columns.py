@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
@@ -104,9 +105,10 @@ async def test_a_missing_table_is_named_with_those_that_come_close() -> None:
         await db.fetch("public.users")
     with pytest.raises(SchemaError, match=r"Schema 'publik' not found. Did you mean: public\?"):
         await db.fetch("users", schema="publik")
-    for name in ("", "a\0b", "\ud800", "x" * 1_000, None):
+    names: list[Any] = ["", "a\0b", "\ud800", "x" * 1_000, None, [], {"a": 1}]
+    for name in names:
         with pytest.raises(SchemaError):
-            await db.fetch(name)  # type: ignore[arg-type]
+            await db.fetch(name)
 
 
 async def test_the_catalog_is_read_once(other: asyncpg.Connection[asyncpg.Record]) -> None:
@@ -210,6 +212,68 @@ async def test_a_transaction_that_meets_a_dropped_column_fails_once(other: async
     assert caught.value.sqlstate == "42703"
     async with database.get_db_transaction() as conn:
         assert "user_id" not in await db.get_by_id("users", 1, conn=conn)
+
+
+async def test_what_a_transaction_does_to_a_table_is_its_own_until_it_is_committed(
+    other: asyncpg.Connection[asyncpg.Record],
+) -> None:
+    """Rolled back, it was never there: no other transaction fails for it."""
+    await db.get_by_id("users", 1)
+    with pytest.raises(KeyError):
+        async with database.get_db_transaction() as conn:
+            await conn.execute("ALTER TABLE users DROP COLUMN categories, ADD COLUMN mine integer DEFAULT 1")
+            await db.describe_table("users", conn=conn)
+            assert (await db.get_by_id("users", 1, conn=conn))["mine"] == 1
+            assert await db.count("users", {"mine": 1}, conn=conn) == 1
+            await conn.execute("CREATE TABLE gone (id integer PRIMARY KEY)")
+            await db.insert("gone", {"id": 1}, conn=conn)
+            raise KeyError
+    async with database.get_db_transaction() as conn:
+        assert "categories" in await db.get_by_id("users", 1, conn=conn)
+        with pytest.raises(SchemaError, match="Table 'gone' not found"):
+            await db.fetch("gone", conn=conn)
+    await db.get_by_id("users", 1)
+    async with database.get_db_transaction(isolation="repeatable_read") as conn:
+        await conn.execute("SELECT 1")
+        await other.execute("ALTER TABLE users DROP COLUMN categories")
+        assert "categories" not in await db.get_by_id("users", 1)
+        await db.describe_table("users", conn=conn)
+        async with database.get_db_transaction() as second:
+            assert "categories" not in await db.get_by_id("users", 1, conn=second)
+
+
+async def test_a_column_of_another_type_is_read_as_that_type(other: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Also where the server would not refuse the statement that knows it as it was."""
+    await other.execute("ALTER TABLE users ADD COLUMN key text DEFAULT '12345678-1234-5678-1234-567812345678'")
+    await db.get_by_id("users", 1)
+    before = (await db.fetch("users"))[0]["key"]
+    await other.execute("ALTER TABLE users ALTER COLUMN key DROP DEFAULT, ALTER COLUMN key TYPE uuid USING key::uuid")
+    for row in (await db.get_by_id("users", 1), (await db.fetch("users"))[0]):
+        assert row["key"] == before
+        assert type(row["key"]) is str
+
+
+async def test_lanes_of_tables_that_have_changed_are_let_go(other: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Also those that were busy when the change was noticed."""
+    for number in range(5):
+        await other.execute(f"ALTER TABLE users ADD COLUMN extra{number} integer")
+        await asyncio.gather(*(db.get_by_id("users", 1) for _ in range(50)))
+    pool = await database.get_connection_pool()
+    assert len(pool.companions) <= 2
+
+
+@pytest.mark.usefixtures("other")
+async def test_wrong_values_at_once_have_the_catalog_read_once_or_twice() -> None:
+    """Each refused value makes it be looked whether the table has changed; all who ask meanwhile get that answer."""
+    await db.get_by_id("users", 1)
+    await db.fetch("users")
+    pool = await database.get_connection_pool()
+    before = pool.get_stats()["requests"]
+    results = await asyncio.gather(
+        *(db.fetch("users", {"user_id": "wrong"}) for _ in range(200)), return_exceptions=True
+    )
+    assert {type(result) for result in results} == {InvalidDataError}
+    assert pool.get_stats()["requests"] - before <= 2
 
 
 async def test_each_connection_of_others_is_its_own_database(other: asyncpg.Connection[asyncpg.Record]) -> None:

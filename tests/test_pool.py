@@ -106,6 +106,7 @@ async def test_nothing_of_a_session_outlives_the_block(database: Settings) -> No
             CREATE TEMPORARY TABLE left_behind (n int);
             LISTEN somebody;
             DECLARE c CURSOR WITH HOLD FOR SELECT 1;
+            PREPARE "a statement" AS SELECT 1;
         """)
     async with db.get_db_connection() as conn:
         assert await conn.fetchval("SELECT pg_backend_pid()") == pid
@@ -119,6 +120,7 @@ async def test_nothing_of_a_session_outlives_the_block(database: Settings) -> No
         assert await conn.fetchval("SELECT to_regclass('left_behind')::text") is None
         assert await conn.fetchval("SELECT count(*) FROM pg_listening_channels()") == 0
         assert await conn.fetchval("SELECT count(*) FROM pg_cursors WHERE name = 'c'") == 0
+        assert await conn.fetchval("SELECT count(*) FROM pg_prepared_statements WHERE from_sql") == 0
         await conn.execute(f"DROP ROLE {role}")
 
 
@@ -357,6 +359,41 @@ async def test_a_server_that_says_nothing_does_not_hang_anybody(database: Settin
                     await call()
             assert await db.health_check(timeout=0.3) is False
             await db.close_connection_pool(timeout=0.3)
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("postgresql://u@a/x", []),
+        ("postgresql://u@a:1,b/x", [("a", 1), ("b", 5432)]),
+        ("postgresql://u:p@[::1]:1,[fe80::2],c:3/x", [("::1", 1), ("fe80::2", 5432), ("c", 3)]),
+        ("postgresql:///x?host=/tmp/a,/tmp/b&port=6000", [("/tmp/a", 6000), ("/tmp/b", 6000)]),
+        ("postgresql:///x?host=a,b&port=1,2", [("a", 1), ("b", 2)]),
+        ("postgresql:///x?host=a,b&target_session_attrs=prefer-standby", []),
+    ],
+)
+def test_several_hosts_are_read_from_the_url(url: str, hosts: list[tuple[str, int]]) -> None:
+    """As libpq reads them; one host, and a choice that needs answers of all, are left to the driver."""
+    from database.pool import _hosts
+
+    assert _hosts(url) == hosts
+
+
+async def test_a_host_that_says_nothing_does_not_keep_the_others_from_being_asked(database: Settings) -> None:
+    """Of several hosts in the URL, each has a head start only: a silent one does not use up the whole attempt."""
+    async with proxy_to(database.dsn) as silent, proxy_to(database.dsn) as good:
+        silent.stall()
+        name = urlsplit(database.dsn).path[1:]
+        url = f"postgresql://postgres@127.0.0.1:{silent.port},127.0.0.1:{good.port}/{name}?sslmode=disable"
+        configure(database.model_copy(update={"database_url": SecretStr(url), "connection_timeout": 3.0}))
+        assert await db.get_document_by_code("c") is None
+        assert silent.connections
+        with pytest.raises(db.DatabaseNotAvailableError):
+            configure(database.model_copy(update={"database_url": SecretStr(url), "connection_timeout": 1.0}), "none")
+            good.stall()
+            await db.get_connection_pool("none")
+        configure(None, "none")
+        await db.close_connection_pool(timeout=1)
 
 
 async def test_calls_wait_for_a_server_that_comes_back(database: Settings) -> None:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 import database
 from database import InvalidDataError, Settings
 from database import repository as db
+from database.conditions import escape_like, read_where
 from database.exceptions import DocumentError
 from database.placeholders import number_names
-from database.query import check_page, escape_like, quote_identifier, read_where
+from database.query import check_page, quote_identifier
 
 _PEOPLE = """
     CREATE TABLE people (

@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from ipaddress import ip_interface, ip_network
@@ -51,7 +52,7 @@ _TABLES = """
         id integer PRIMARY KEY,
         a_jsonb jsonb, a_json json, a_bool boolean, a_small smallint, a_int integer, a_big bigint,
         a_real real, a_double double precision, a_numeric numeric(6, 2), a_text text, a_varchar varchar(5),
-        a_char char(3),
+        a_char char(3), a_name name,
         a_bytea bytea, a_uuid uuid, a_date date, a_time time, a_timetz timetz, a_timestamp timestamp,
         a_timestamptz timestamptz, a_interval interval, an_inet inet, a_cidr cidr, a_mood mood, a_pair pair,
         a_range int4range, a_tsrange tstzrange, a_multirange int4multirange, a_point point,
@@ -92,6 +93,19 @@ class Inner(BaseModel):
     tags: set[str]
 
 
+class Index:  # what numpy's integers have
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __index__(self) -> int:
+        return self.number
+
+
+class Float(float):  # as numpy's
+    def __repr__(self) -> str:
+        return f"np.float64({float(self)})"
+
+
 _ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 _MOMENT = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
 _AT_TWO = timezone(timedelta(hours=2))
@@ -124,6 +138,9 @@ VALUES: list[tuple[str, Any, Any]] = [
     ("a_numeric", "-0.10", Decimal("-0.10")),
     ("a_numeric", 0.1, Decimal("0.10")),
     ("a_numeric", 7, Decimal("7.00")),
+    ("a_numeric", "9999.994", Decimal("9999.99")),
+    ("a_numeric", Index(3), Decimal("3.00")),
+    ("a_numeric", Float(0.1), Decimal("0.10")),
     ("a_text", "", ...),
     ("a_text", "Zeile\r\n\t\U0001f600", ...),
     ("a_text", _ID, str(_ID)),
@@ -272,7 +289,10 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("a_double", "1", "needs a float, not str"),
     ("a_double", 10**400, "holds no number that is so large"),
     ("a_numeric", "12345.6", "holds numbers of up to 4 digits before the point"),
+    ("a_numeric", "9999.995", "holds numbers of up to 4 digits before the point"),
+    ("a_numeric", True, "needs a Decimal, not bool"),
     ("a_numeric", "abc", "needs a Decimal, or its text"),
+    ("a_name", "ü" * 32, "holds texts of up to 63 bytes"),
     ("a_numeric", Decimal("Infinity"), "does not hold infinity"),
     ("a_text", "a\0b", "cannot hold a text with a NUL character"),
     ("a_text", "\udfff", "cannot hold a text with a lone surrogate"),
@@ -486,6 +506,15 @@ async def test_upsert_says_whether_it_inserted() -> None:
         await db.upsert("users", {"name": "a"}, "email")
 
 
+async def test_an_upsert_leaves_the_primary_key_of_the_row_that_is_there() -> None:
+    """A key that a model makes by default does not replace the one that other tables refer to."""
+    first = await db.upsert("users", {"id": _ID, "name": "a", "email": "e"}, "email")
+    again = await db.upsert("users", {"id": uuid.uuid4(), "name": "b", "email": "e"}, "email")
+    assert (again["id"], again["name"], again["inserted"]) == (first["id"], "b", False)
+    await db.upsert_many("users", [{"id": uuid.uuid4(), "name": "c", "email": "e"}], "email")
+    assert [(row["id"], row["name"]) for row in await db.fetch("users")] == [(str(_ID), "c")]
+
+
 async def test_upsert_into_a_partitioned_table() -> None:
     """Its rows do not tell whether they are new, and the answer is right all the same."""
     await _execute("""
@@ -495,6 +524,10 @@ async def test_upsert_into_a_partitioned_table() -> None:
     results = await asyncio.gather(*(db.upsert("parted", {"id": 1, "note": str(n)}) for n in range(20)))
     assert [row["inserted"] for row in results].count(True) == 1
     assert await db.get_by_id("parted", 1) in [{"id": 1, "note": str(n)} for n in range(20)]
+    rows = [{"id": n, "note": "many"} for n in (3, 1, 2)]
+    told = await db.upsert_many("parted", rows, returning=True)
+    assert [(row["id"], row["inserted"]) for row in told] == [(3, True), (1, False), (2, True)]
+    assert await db.upsert_many("parted", rows) == 3
 
 
 async def test_concurrent_upserts_of_one_key_leave_one_row() -> None:
@@ -546,6 +579,35 @@ async def test_the_same_key_twice_in_one_call_is_an_error() -> None:
         await db.upsert_many("places", [{"country": c, "code": "1"} for c in "abb"])
 
 
+async def test_the_same_key_twice_is_found_across_rows_of_different_columns() -> None:
+    """Whatever else they have values for; keys that only the server finds equal are told, too."""
+    rows = [{"email": "same", "name": "a"}, {"email": "other", "name": "x"}, {"name": "b", "age": 1, "email": "same"}]
+    for call in (db.insert_many("users", rows), db.upsert_many("users", rows, "email")):
+        with pytest.raises(InvalidDataError, match=r"rows 0 and 2 .* have the same key email"):
+            await call
+    await _execute("CREATE TABLE padded (code char(3) PRIMARY KEY)")
+    with pytest.raises(InvalidDataError, match="two of them have the same key, as the server compares keys"):
+        await db.upsert_many("padded", [{"code": "a"}, {"code": "a "}])
+
+
+async def test_many_rows_are_counted_by_the_server() -> None:
+    """A trigger that drops rows is noticed, and a rule is obeyed."""
+    await _execute("""
+        CREATE FUNCTION drop_odd() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RETURN CASE WHEN NEW.quantity % 2 = 0 THEN NEW END; END $$;
+        CREATE TRIGGER drop_odd BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION drop_odd();
+        CREATE TABLE ruled (id integer PRIMARY KEY);
+        CREATE RULE nothing AS ON INSERT TO ruled DO INSTEAD NOTHING
+    """)
+    for number in (10, 1_000):
+        rows = [{"quantity": n} for n in range(number)]
+        assert await db.insert_many("items", rows) == number // 2
+        with pytest.raises(RepositoryError, match="the server did not return all of them"):
+            await db.insert_many("items", rows, returning=True)
+        assert await db.insert_many("ruled", [{"id": n} for n in range(number)]) == 0
+    assert await db.count("items") == 505
+
+
 async def test_many_rows_in_any_order_do_not_deadlock() -> None:
     """The same keys in opposite orders, at once, by insert and upsert: nobody waits for ever, nobody is refused."""
     rows = [{"name": "n", "email": f"e{n:04}"} for n in range(300)]
@@ -553,6 +615,29 @@ async def test_many_rows_in_any_order_do_not_deadlock() -> None:
         *(db.upsert_many("users", rows if round_ % 2 else rows[::-1], "email") for round_ in range(10))
     )
     assert await db.count("users") == 300
+
+
+async def test_many_upserts_meet_a_row_that_is_stored_meanwhile(database: Settings) -> None:
+    """New rows go straight into the table; where somebody is quicker with one of them, it is updated."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    other = await asyncpg.connect(database.dsn)
+    watcher = await asyncpg.connect(database.dsn)
+    try:
+        async with other.transaction():
+            await other.execute("INSERT INTO items (id, name) VALUES (1200, 'theirs')")
+            upsert = asyncio.create_task(db.upsert_many("items", [{"id": n, "name": "many"} for n in range(2_500)]))
+            async with asyncio.timeout(60):
+                while not await watcher.fetchval(waiting):
+                    assert not upsert.done()
+        assert await upsert == 2_500
+    finally:
+        await other.close()
+        await watcher.close()
+    assert await db.count("items", {"name": "many"}) == await db.count("items") == 2_500
+    assert await db.upsert_many("items", [{"id": n, "name": "again"} for n in range(1_000, 3_500)]) == 2_500
+    assert await db.count("items", {"name": "again"}) == 2_500
+    pairs = [{"country": str(n % 50), "code": str(n), "name": "n"} for n in range(2_500)]
+    assert await db.upsert_many("places", pairs) == await db.upsert_many("places", pairs) == 2_500
 
 
 async def test_rows_with_different_columns() -> None:
@@ -721,6 +806,24 @@ async def test_iterating_gives_every_row_of_one_moment() -> None:
         assert len([row async for row in db.iterate("items", {"quantity": {"$lt": 5}}, conn=conn)]) == 5
 
 
+async def test_iterating_in_a_transaction_undoes_nothing_of_it() -> None:
+    """Where the loop is left early, what its body has written through the same connection stays."""
+    await db.insert_many("items", [{"name": f"n{n}"} for n in range(100)])
+    async with database.get_db_transaction() as conn:
+        async with aclosing(db.iterate("items", conn=conn)) as rows:
+            async for _ in rows:
+                await db.insert("items", {"name": "in the loop"}, conn=conn)
+                break
+        left = db.iterate("items", conn=conn)
+        await anext(left)
+        await db.insert("items", {"name": "in the loop"}, conn=conn)
+        await left.aclose()
+    assert await db.count("items", {"name": "in the loop"}) == 2
+    async with database.get_db_connection() as conn:
+        with pytest.raises(RepositoryError, match="needs a transaction"):
+            await anext(db.iterate("items", conn=conn))
+
+
 # --- models
 
 
@@ -799,6 +902,31 @@ async def test_raw_sql_in_a_schema() -> None:
         assert await db.execute_raw("SELECT * FROM items", schema="project", conn=conn) == [{"only_here": "x"}]
         assert await db.execute_raw("SELECT * FROM items", conn=conn) == []
     assert await db.execute_raw("SELECT * FROM items") == []
+
+
+async def test_raw_sql_in_a_schema_that_refuses_a_transaction() -> None:
+    """It concerns the table of that schema, and the connection is as before afterwards."""
+    await db.create_schema("project")
+    await db.execute_raw("CREATE TABLE items (only_here text)", schema="project")
+    await db.execute_raw("CREATE INDEX CONCURRENTLY found ON items (only_here)", schema="project")
+    assert await db.execute_raw("SELECT schemaname::text FROM pg_indexes WHERE indexname = 'found'") == [
+        {"schemaname": "project"}
+    ]
+    paths = await asyncio.gather(*(db.execute_raw("SHOW search_path") for _ in range(10)))
+    assert all("project" not in path[0]["search_path"] for path in paths)
+
+
+async def test_a_value_from_outside_is_no_operator() -> None:
+    """What looks a row up by one value takes no dict of operators for it."""
+    await db.insert("users", {"name": "a"})
+    for call in (
+        db.get_by_uuid("users", {"$is_null": False}),
+        db.get_by_name("users", {"$ne": "x"}),  # type: ignore[arg-type]
+        db.get_by_column("users", "email", {"$is_null": True}),
+        db.get_by_id("users", {"$ne": None}),
+    ):
+        with pytest.raises(InvalidDataError):
+            await call
 
 
 async def test_everything_takes_part_in_the_callers_transaction() -> None:

@@ -239,13 +239,13 @@ async def test_enabling_it_twice_at_once_is_enabling_it_once(database: Settings)
     """Any number of processes may call it; undone by the file's second half, it can be done again."""
     await asyncio.gather(*(db.enable_row_security() for _ in range(10)))
     async with db.get_db_transaction() as conn:
-        await conn.execute("DELETE FROM database_migration WHERE version = '0005'")
+        await conn.execute("DELETE FROM database_migration WHERE source = 'row_security'")
         await conn.execute(_down())
     await db.enable_row_security()
 
 
 def _down() -> str:
-    text = resources.files("database").joinpath("sql/optional/0005_row_security.sql").read_text(encoding="utf-8")
+    text = resources.files("database").joinpath("sql/row_security/0001_row_security.sql").read_text(encoding="utf-8")
     return text.partition("-- migrate:down")[2]
 
 

@@ -449,3 +449,33 @@ async def test_a_closure_runs_again_after_somebody_changed_the_table(database: S
     await elsewhere.execute("ALTER TABLE changing ADD COLUMN b int")
     await elsewhere.close()
     assert await db.run_in_transaction(read) == 2
+
+
+async def test_a_cancelled_commit_leaves_a_connection_in_order(database: Settings) -> None:
+    """Wherever the cancellation strikes, nobody complains in the background, and the connection serves the next."""
+    configure(database.model_copy(update={"max_connections": 1}))
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+    async with db.get_db_connection() as conn:
+        # COMMIT takes its time, so that the cancellation finds it under way
+        await conn.execute("""
+            CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;
+            CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON document
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait();
+        """)
+    ready = asyncio.Event()
+
+    async def work() -> None:
+        async with db.get_db_transaction() as conn:
+            await insert(conn)
+            ready.set()
+
+    task = asyncio.create_task(work())
+    await ready.wait()
+    await asyncio.sleep(0.15)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await db.get_document_count() in (0, 1)
+    assert complaints == []

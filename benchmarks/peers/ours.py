@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import database as db
+from database import repository
 
 from ..address import Address
-from ..operations import METADATA, POOL_SIZE, File, Operations, Row, Turn
+from ..items import TABLES, hold
+from ..operations import METADATA, POOL_SIZE, File, Items, Operations, Row, Turn
+
+_ITEMS = TABLES["ours"]
 
 
 @asynccontextmanager
@@ -18,7 +23,7 @@ async def connect(address: Address) -> AsyncIterator[Operations]:
     db.configure(db.Settings(database_url=address.uri))
     if db.get_settings().max_connections != POOL_SIZE:
         raise RuntimeError(f"the default pool does not have {POOL_SIZE} connections any more")
-    async with db.database_lifespan():
+    async with db.database_lifespan(), hold(address) as held:
         yield Operations(
             read_document=read_document,
             save_turn=save_turn,
@@ -28,7 +33,36 @@ async def connect(address: Address) -> AsyncIterator[Operations]:
             search=search,
             store_new=ingest,
             store_again=ingest,
+            items=Items(partial(repository.get_by_id, _ITEMS), insert_item, update_item),
+            held_items=held_items(held),
+            insert_items=partial(repository.insert_many, _ITEMS),
+            upsert_items=partial(repository.upsert_many, _ITEMS),
         )
+
+
+async def insert_item(item: Row) -> Row:
+    """The row as it is stored."""
+    return await repository.insert(_ITEMS, item)
+
+
+async def update_item(number: int, values: Row) -> Row:
+    """The whole row, as asked for by every `update_by_id`."""
+    return await repository.update_by_id(_ITEMS, number, values)
+
+
+def held_items(held: Callable[[], Awaitable[db.Connection]]) -> Items:
+    """The same functions with `conn=`."""
+
+    async def get(number: int) -> Row:
+        return await repository.get_by_id(_ITEMS, number, conn=await held())
+
+    async def insert(item: Row) -> Row:
+        return await repository.insert(_ITEMS, item, conn=await held())
+
+    async def update(number: int, values: Row) -> Row:
+        return await repository.update_by_id(_ITEMS, number, values, conn=await held())
+
+    return Items(get, insert, update)
 
 
 async def read_document(code: str) -> Row:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 
 from ..address import Address
-from ..operations import COLUMNS, METADATA, POOL_SIZE, File, Operations, Row, Turn
+from ..items import COLUMNS as ITEM_COLUMNS
+from ..items import TABLES, hold
+from ..operations import COLUMNS, METADATA, POOL_SIZE, File, Items, Operations, Row, Turn
 
 _READ = f"""
     SELECT {", ".join(COLUMNS)}
@@ -47,6 +49,16 @@ _UPSERT = """
     VALUES ($1, $2, $3)
     ON CONFLICT (code) DO UPDATE SET name = excluded.name, content = excluded.content
 """
+_ITEMS = TABLES["asyncpg"]
+_RETURNED = ", ".join(ITEM_COLUMNS)
+_GET_ITEM = f"SELECT {_RETURNED} FROM {_ITEMS} WHERE id = $1"
+_INSERT_ITEM = f"INSERT INTO {_ITEMS} ({_RETURNED}) VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {_RETURNED}"
+_UPDATE_ITEM = f"UPDATE {_ITEMS} SET amount = $2, price = $3 WHERE id = $1 RETURNING {_RETURNED}"
+_UPSERT_ITEM = f"""
+    INSERT INTO {_ITEMS} ({_RETURNED})
+    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in ITEM_COLUMNS[1:])}
+"""
 
 
 # create_pool() with its defaults but for the size. min_size = max_size: every connection is open before the clock
@@ -55,7 +67,10 @@ _UPSERT = """
 async def connect(address: Address) -> AsyncIterator[Operations]:
     """Reads and writes through the pool's own methods, as its documentation shows."""
     metadata = json.dumps(METADATA)
-    async with asyncpg.create_pool(address.uri, min_size=POOL_SIZE, max_size=POOL_SIZE) as pool:
+    async with (
+        asyncpg.create_pool(address.uri, min_size=POOL_SIZE, max_size=POOL_SIZE) as pool,
+        hold(address) as held,
+    ):
 
         async def read_document(code: str) -> Row:
             row = await pool.fetchrow(_READ, code)
@@ -84,6 +99,19 @@ async def connect(address: Address) -> AsyncIterator[Operations]:
             async with pool.acquire() as connection:
                 return sum([await connection.execute(_UPSERT, *file) == "INSERT 0 1" for file in files])
 
+        async def from_pool() -> asyncpg.Pool[asyncpg.Record]:
+            return pool
+
+        async def copy_items(items: Sequence[Row]) -> int:
+            records = [tuple(item.values()) for item in items]
+            async with pool.acquire() as connection:
+                status = await connection.copy_records_to_table(_ITEMS, records=records, columns=ITEM_COLUMNS)
+            return int(status[5:])
+
+        async def upsert_items(items: Sequence[Row]) -> int:
+            await pool.executemany(_UPSERT_ITEM, [tuple(item.values()) for item in items])
+            return len(items)
+
         yield Operations(
             read_document=read_document,
             save_turn=save_turn,
@@ -93,4 +121,31 @@ async def connect(address: Address) -> AsyncIterator[Operations]:
             search=search,
             store_new=copy,
             store_again=upsert,
+            items=items_through(from_pool),
+            held_items=items_through(held),
+            insert_items=copy_items,
+            upsert_items=upsert_items,
         )
+
+
+def items_through(
+    connect: Callable[[], Awaitable[asyncpg.Connection[asyncpg.Record] | asyncpg.Pool[asyncpg.Record]]],
+) -> Items:
+    """The statements that one writes by hand."""
+
+    async def get(number: int) -> Row:
+        return _one(await (await connect()).fetchrow(_GET_ITEM, number))
+
+    async def insert(item: Row) -> Row:
+        return _one(await (await connect()).fetchrow(_INSERT_ITEM, *item.values()))
+
+    async def update(number: int, values: Row) -> Row:
+        return _one(await (await connect()).fetchrow(_UPDATE_ITEM, number, *values.values()))
+
+    return Items(get, insert, update)
+
+
+def _one(row: asyncpg.Record | None) -> Row:
+    if row is None:
+        raise LookupError("there is no such item")
+    return dict(row)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from sqlalchemy import (
     URL,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
+    Double,
     FetchedValue,
+    Integer,
     MetaData,
     Table,
     Text,
@@ -19,10 +22,13 @@ from sqlalchemy import (
     insert,
     select,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from ..address import Address
+from ..items import COLUMNS as ITEM_COLUMNS
+from ..items import TABLES
 from ..operations import METADATA, POOL_SIZE, Operations, Row, Turn
 
 _metadata = MetaData()
@@ -48,6 +54,21 @@ _chat_history = Table(
     Column("question", Text),
     Column("answer", Text),
     Column("metadata", JSONB),
+)
+_item = Table(
+    TABLES["SQLAlchemy"],
+    _metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("name", Text),
+    Column("note", Text),
+    Column("amount", Integer),
+    Column("price", Double),
+    Column("active", Boolean),
+    Column("at", DateTime(timezone=True)),
+)
+_NEW_ITEM = postgresql.insert(_item)
+_UPSERT_ITEM = _NEW_ITEM.on_conflict_do_update(
+    index_elements=["id"], set_={name: _NEW_ITEM.excluded[name] for name in ITEM_COLUMNS[1:]}
 )
 _READ = select(_document).where(_document.c.code == bindparam("code"))
 _SAVE = insert(_chat_history).returning(_chat_history.c.id)
@@ -82,7 +103,22 @@ async def connect(address: Address) -> AsyncIterator[Operations]:
         async with engine.connect() as connection:
             return await connection.scalar(_SAVE, {**turn._asdict(), "metadata": METADATA})
 
+    # all or nothing, as the others; a list of rows is sent by executemany, as its documentation recommends for many
+    in_transaction = engine.execution_options(isolation_level="READ COMMITTED")
+
+    async def insert_items(items: Sequence[Row]) -> int:
+        async with in_transaction.begin() as connection:
+            await connection.execute(insert(_item), items)
+        return len(items)
+
+    async def upsert_items(items: Sequence[Row]) -> int:
+        async with in_transaction.begin() as connection:
+            await connection.execute(_UPSERT_ITEM, items)
+        return len(items)
+
     try:
-        yield Operations(read_document=read_document, save_turn=save_turn)
+        yield Operations(
+            read_document=read_document, save_turn=save_turn, insert_items=insert_items, upsert_items=upsert_items
+        )
     finally:
         await engine.dispose()

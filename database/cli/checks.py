@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from importlib import metadata, resources
+from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,7 +23,8 @@ from pydantic import AliasChoices
 from .. import embedded
 from ..connect_db import Connection, get_db_connection
 from ..exceptions import DatabaseError
-from ..schema import Migration, read_migration
+from ..migration_history import PACKAGE, read_applied
+from ..schema import read_migrations
 from ..settings import Settings, configure, get_settings
 
 _DISTRIBUTION = "pgdatabase"
@@ -173,10 +174,6 @@ _FACTS = """
            current_schema()::text AS schema,
            coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create
 """
-_APPLIED = """
-    SELECT version, checksum
-      FROM database_migration
-"""
 _AVAILABLE = """
     SELECT name, coalesce(installed_version, default_version) AS version, installed_version IS NOT NULL AS installed
       FROM pg_available_extensions
@@ -195,9 +192,7 @@ async def _ask_server() -> dict[str, Any]:
 
 async def applied_migrations(conn: Connection) -> dict[str, str]:
     """Which of the package's SQL files were applied to the database, and their checksums then."""
-    if await conn.fetchval("SELECT to_regclass('database_migration') IS NULL"):
-        return {}
-    return {row["version"]: row["checksum"] for row in await conn.fetch(_APPLIED)}
+    return {version: each.checksum for version, each in (await read_applied(PACKAGE, conn)).items()}
 
 
 def check_server(facts: dict[str, Any]) -> Check:
@@ -240,13 +235,13 @@ def check_writable(facts: dict[str, Any]) -> Check:
 
 def check_tables(facts: dict[str, Any]) -> Check:
     """That the tables are those of this version, or can be made."""
-    changed = [m.name for m in migrations() if facts["applied"].get(m.version, m.checksum) != m.checksum]
+    changed = [m.name for m in read_migrations() if facts["applied"].get(m.version, m.checksum) != m.checksum]
     if changed:
         text = f"{', '.join(changed)}: made by another version of this package, or changed since"
         return Check("tables", "fail", text, "install the version that made them, or MIGRATION_GUIDE.md")
-    missing = [m.name for m in migrations() if m.version not in facts["applied"]]
+    missing = [m.name for m in read_migrations() if m.version not in facts["applied"]]
     if not missing:
-        return Check("tables", "ok", ", ".join(m.name for m in migrations()))
+        return Check("tables", "ok", ", ".join(m.name for m in read_migrations()))
     if not facts["may_create"]:
         schema = facts["schema"] or "public"
         text = f"{', '.join(missing)} missing, and {facts['role']} may not create tables in schema {schema}"
@@ -275,9 +270,3 @@ async def check_disk() -> Check:
     if free < _LITTLE_DISK:
         return Check("disk", "fail", text, "make room, or set DB_EMBEDDED_DIR to another disk")
     return Check("disk", "ok", text)
-
-
-def migrations() -> list[Migration]:
-    """The package's SQL files, in order."""
-    names = sorted(file.name for file in resources.files("database").joinpath("sql").iterdir())
-    return [read_migration(name[:4]) for name in names if name.endswith(".sql")]

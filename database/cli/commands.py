@@ -25,12 +25,15 @@ from ..connect_db import close_connection_pool, get_db_connection, health_report
 from ..document import init_document_table, search_documents
 from ..exceptions import DatabaseError
 from ..ingestion import ingest_directory
+from ..migration_files import new_migration
+from ..schema import migrate, migration_status, read_migrations, rollback
 from ..search import text_search_configuration
+from ..search.refresh import refresh_search_index
 from ..settings import configure, get_settings
-from .checks import applied_migrations, migrations, run_checks
+from .checks import applied_migrations, run_checks
 from .demo import find_own_documents, run_demo
 from .terminal import Terminal, log_to
-from .views import show_check, show_health, show_hit, show_ingestion, show_server
+from .views import show_check, show_file, show_files, show_health, show_hit, show_ingestion, show_server
 
 _UNDEFINED_TABLE = "42P01"
 _EPILOG = (
@@ -54,6 +57,15 @@ server = typer.Typer(
     epilog='Example: psql "$(python -m database server psql-uri)"',
 )
 app.add_typer(server, name="server")
+migrations = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Versioned SQL files: the package's own, and those of your application in ./migrations.",
+    epilog="Example: python -m database migrate new add_users && python -m database migrate up",
+)
+app.add_typer(migrations, name="migrate")
+index = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="The search index, by hand.")
+app.add_typer(index, name="index")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print more log lines, and a traceback with an error.")]
@@ -143,7 +155,7 @@ async def _init(terminal: Terminal) -> int:
         await init_chat_history_table(conn=conn)
         after = await applied_migrations(conn)
     report: dict[str, list[str]] = {"created": [], "already_there": []}
-    for migration in migrations():
+    for migration in read_migrations():
         if migration.version in after:
             report["already_there" if migration.version in before else "created"].append(migration.name)
     for what, names in report.items():
@@ -218,6 +230,26 @@ async def _search(terminal: Terminal, query: str, limit: int, language: str | No
         terminal.talk("nothing found")
     logging.getLogger("database").debug("searched for %.1f ms", (time.perf_counter() - began) * 1000)
     terminal.give(rows)
+    return 0
+
+
+@index.command(epilog="Example: python -m database index refresh")
+def refresh(as_json: Json = False, debug: Debug = False) -> None:
+    """
+    Bring the search index up to date.
+
+    Documents that came by other means than this package are cut into sections, without which they are not found; and in
+    large collections, lists are made that make searches for common words fast. Every ingest does the latter at its end.
+    """
+    _run(_refresh, as_json, debug)
+
+
+async def _refresh(terminal: Terminal) -> int:
+    report = await refresh_search_index()
+    terminal.show(f"{report['sections']:,} sections, lists for {report['lists']:,} common words")
+    if report["documents"]:
+        terminal.show(f"{report['documents']:,} documents were cut into sections")
+    terminal.give(report)
     return 0
 
 
@@ -302,6 +334,136 @@ async def _psql_uri(terminal: Terminal) -> int:
         return 1
     terminal.show(report["uri"])
     terminal.give({"uri": report["uri"]})
+    return 0
+
+
+Directory = Annotated[Path | None, typer.Option("--dir", metavar="DIR", help="Only the files of this directory.")]
+Package = Annotated[bool, typer.Option("--package", help="Only the package's own files.")]
+Source = Annotated[
+    str | None, typer.Option(metavar="NAME", help="What keeps the versions of several directories apart.")
+]
+Schema = Annotated[str | None, typer.Option(metavar="NAME", help="The schema that the tables and the record are in.")]
+_MIGRATIONS = Path("migrations")
+
+
+def _directories(directory: Path | None, package: bool, *, both: bool) -> list[Path | None]:
+    """Whose files are meant; None: the package's own. Where nothing is said, *both*, or the application's."""
+    if package and directory is not None:
+        raise typer.BadParameter("--dir and --package are two things: say one of them")
+    if package:
+        return [None]
+    if directory is not None or not both:
+        return [directory or _MIGRATIONS]
+    return [None, _MIGRATIONS] if _MIGRATIONS.is_dir() else [None]
+
+
+def _options(directory: Path | None, source: str | None, schema: str | None) -> dict[str, Any]:
+    """--source and --schema are about the application's files."""
+    return {} if directory is None else {"directory": directory, "source": source, "schema": schema}
+
+
+@migrations.command(epilog="Example: python -m database migrate up --dir sql")
+def up(
+    directory: Directory = None,
+    package: Package = False,
+    target: Annotated[str | None, typer.Option(metavar="VERSION", help="The last one to apply.")] = None,
+    source: Source = None,
+    schema: Schema = None,
+    timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="For all files.")] = 600.0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """
+    Apply the files that were not applied yet: the package's own, then those in ./migrations if it is there.
+
+    Any number of processes may do so at once. A file that has changed since it was applied is an error.
+    """
+    directories = _directories(directory, package, both=True)
+    sources = [_options(each, source, schema) for each in directories]
+    sources[-1] |= {"target": target}
+    _run(lambda terminal: _up(terminal, sources, timeout), as_json, debug, level=logging.WARNING)
+
+
+async def _up(terminal: Terminal, sources: list[dict[str, Any]], timeout: float) -> int:
+    applied: list[str] = []
+    for options in sources:
+        files = await migrate(timeout=timeout, **options)
+        show_files(terminal, "applied", files)
+        applied += files
+    if not applied:
+        terminal.show("nothing to do: all files are applied")
+    terminal.give({"applied": applied})
+    return 0
+
+
+@migrations.command(epilog="Example: python -m database migrate down --steps 2")
+def down(
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="How many files.")] = 1,
+    directory: Directory = None,
+    package: Package = False,
+    source: Source = None,
+    schema: Schema = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """
+    Undo the last file of ./migrations that was applied, by what stands below its `-- migrate:down`.
+
+    The package's own files, whose tables hold your documents, are undone only with --package.
+    """
+    (where,) = _directories(directory, package, both=False)
+    options = _options(where, source, schema)
+    _run(lambda terminal: _down(terminal, steps, options), as_json, debug, level=logging.WARNING)
+
+
+async def _down(terminal: Terminal, steps: int, options: dict[str, Any]) -> int:
+    undone = await rollback(steps, **options)
+    show_files(terminal, "undone", undone)
+    if not undone:
+        terminal.show("nothing to do: no file is applied")
+    terminal.give({"undone": undone})
+    return 0
+
+
+@migrations.command("status", epilog="Example: python -m database migrate status --json")
+def migrate_status(
+    directory: Directory = None,
+    package: Package = False,
+    source: Source = None,
+    schema: Schema = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say which files are applied, pending, changed or missing. Exit code 1: some are not applied as they are."""
+    sources = [_options(each, source, schema) for each in _directories(directory, package, both=True)]
+    _run(lambda terminal: _migrate_status(terminal, sources), as_json, debug)
+
+
+async def _migrate_status(terminal: Terminal, sources: list[dict[str, Any]]) -> int:
+    files = [each for options in sources for each in await migration_status(**options)]
+    for each in files:
+        show_file(terminal, each)
+    terminal.give(files)
+    return 0 if all(each["state"] == "applied" for each in files) else 1
+
+
+@migrations.command(epilog="Example: python -m database migrate new add_users")
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the file does, such as add_users.")],
+    directory: Annotated[
+        Path, typer.Option("--dir", metavar="DIR", help="Where it is to be; made if it is not there.")
+    ] = _MIGRATIONS,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a file to be filled in, with the time as its version."""
+    _run(lambda terminal: _new(terminal, name, directory), as_json, debug)
+
+
+async def _new(terminal: Terminal, name: str, directory: Path) -> int:
+    path = new_migration(name, directory)
+    terminal.show(str(path))
+    terminal.give({"file": str(path)})
     return 0
 
 

@@ -100,3 +100,18 @@ def show_server(terminal: Terminal, report: Mapping[str, Any]) -> None:
     for name, fact in facts.items():
         if fact is not None:
             terminal.show_labelled(name, str(fact), width=9)
+
+
+def show_files(terminal: Terminal, what: str, files: Sequence[str]) -> None:
+    """SQL files that were applied or undone, one a line."""
+    for file in files:
+        terminal.show(f"{what}  ", (file, "bold"))
+
+
+def show_file(terminal: Terminal, status: Mapping[str, Any]) -> None:
+    """An SQL file and what became of it, as `migration_status` says."""
+    styles = {"applied": "green", "pending": "yellow", "changed": "bold red", "missing": "bold red"}
+    applied_at = status["applied_at"]
+    when = f"  {applied_at:%Y-%m-%d %H:%M:%S %Z}" if applied_at is not None else ""
+    label = Text.assemble((f"{status['state']:<9}", styles[status["state"]]), status["source"])
+    terminal.show_labelled(label, status["file"], (when, "dim"), width=22)

@@ -43,34 +43,34 @@ CREATE POLICY chat_history_of_user ON chat_history
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON document, chat_history TO pgdatabase_user;
 
-DO $$
-BEGIN
-    IF to_regclass('document_section') IS NOT NULL THEN
-        ALTER TABLE document_section ENABLE ROW LEVEL SECURITY;
-        CREATE POLICY document_section_of_user ON document_section
-            USING (EXISTS (SELECT FROM document
-                            WHERE document.id = document_id AND document.user_id = (SELECT acting_user_id())));
-        CREATE POLICY document_section_of_everybody ON document_section FOR SELECT
-            USING (EXISTS (SELECT FROM document WHERE document.id = document_id));
-        GRANT SELECT, INSERT, UPDATE, DELETE ON document_section TO pgdatabase_user;
-        GRANT SELECT ON document_head_state, document_head_lexeme, document_head_segment, document_head
-            TO pgdatabase_user;
-    END IF;
-END
-$$;
+-- A document and its sections are stored by one statement, in which the policy does not see the document yet: so it asks
+-- whether the document is somebody else's, which takes the owner's rights.
+CREATE FUNCTION is_document_of_others(document_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE STRICT SECURITY DEFINER
+    BEGIN ATOMIC
+        SELECT EXISTS (SELECT FROM document AS this
+                        WHERE this.id = document_id AND this.user_id IS DISTINCT FROM acting_user_id());
+    END;
+REVOKE ALL ON FUNCTION is_document_of_others FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION is_document_of_others TO pgdatabase_user;
+
+ALTER TABLE document_section ENABLE ROW LEVEL SECURITY;
+CREATE POLICY document_section_of_reader ON document_section FOR SELECT
+    USING (EXISTS (SELECT FROM document WHERE document.id = document_id));
+CREATE POLICY document_section_of_user ON document_section
+    USING (EXISTS (SELECT FROM document
+                    WHERE document.id = document_id AND document.user_id = (SELECT acting_user_id())))
+    WITH CHECK ((SELECT acting_user_id()) IS NOT NULL AND NOT is_document_of_others(document_id));
+GRANT SELECT, INSERT, UPDATE, DELETE ON document_section TO pgdatabase_user;
+GRANT SELECT ON document_head_state, document_head_lexeme, document_head_segment, document_head TO pgdatabase_user;
 
 -- migrate:down
-DO $$
-BEGIN
-    IF to_regclass('document_section') IS NOT NULL THEN
-        DROP POLICY document_section_of_user ON document_section;
-        DROP POLICY document_section_of_everybody ON document_section;
-        ALTER TABLE document_section DISABLE ROW LEVEL SECURITY;
-        REVOKE ALL ON document_section, document_head_state, document_head_lexeme, document_head_segment, document_head
-            FROM pgdatabase_user;
-    END IF;
-END
-$$;
+DROP POLICY document_section_of_user ON document_section;
+DROP POLICY document_section_of_reader ON document_section;
+ALTER TABLE document_section DISABLE ROW LEVEL SECURITY;
+DROP FUNCTION is_document_of_others;
+REVOKE ALL ON document_section, document_head_state, document_head_lexeme, document_head_segment, document_head
+    FROM pgdatabase_user;
 REVOKE ALL ON document, chat_history FROM pgdatabase_user;
 DROP POLICY chat_history_of_user ON chat_history;
 ALTER TABLE chat_history DISABLE ROW LEVEL SECURITY;
