@@ -88,8 +88,7 @@ def encode_metadata(metadata: Mapping[str, Any] | None, kind: type[DatabaseError
         return encode_json(dict(metadata))
     except (TypeError, ValueError, RecursionError) as exc:
         raise kind(
-            f"the metadata of {owner} is not JSON: use dict, list, str, int, float (not NaN), bool and None",
-            original_error=exc,
+            f"the metadata of {owner} is not JSON: use dict, list, str, int, float (not NaN), bool and None"
         ) from exc
 
 

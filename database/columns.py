@@ -157,7 +157,8 @@ class Column:
         try:
             return self.type.coerce(value)
         except UnfitError as exc:
-            raise self.refusal(exc) from exc
+            error = self.refusal(exc)
+        raise error  # not from it: what led to it quotes the value
 
     def encode_all(self, values: list[Any]) -> list[Any]:
         """As `encode`, for each of *values*."""
@@ -182,7 +183,8 @@ class Column:
         try:
             return check_text(value)
         except UnfitError as exc:
-            raise self.refusal(exc) from exc
+            error = self.refusal(exc)
+        raise error
 
     def refusal(self, reason: object) -> InvalidDataError:
         """The error that says why the column cannot take a value."""

@@ -14,6 +14,7 @@ from .exceptions import (
     ColumnMatchError,
     InvalidDataError,
     RepositoryError,
+    confidential,
 )
 from .keyed import row_by_id
 from .query import Built, check_page, split_names
@@ -48,6 +49,7 @@ async def _select(
     return [to_model(model, built.read(row), known.name) for row in rows]
 
 
+@confidential
 async def fetch(
     table: str,
     where: Where | None = None,
@@ -118,6 +120,7 @@ def _value_of(known: Table, order: Order, fields: Mapping[str, Any]) -> Any:
     raise InvalidDataError(f"the row given as after= has no column {order.column.name!r}, which the rows are sorted by")
 
 
+@confidential
 async def fetch_one(
     table: str,
     where: Where | None = None,
@@ -173,6 +176,7 @@ async def get_by_id(
     return cast("M", row)
 
 
+@confidential
 async def get_many_by_id(
     table: str,
     ids: Iterable[Any],
@@ -206,6 +210,7 @@ async def get_many_by_id(
     return await call_table(table, schema, conn, work)
 
 
+@confidential
 async def get_by_uuid(
     table: str, uuid: Any, *, schema: str = "public", model: type[M] | None = None, conn: Connection | None = None
 ) -> M | None:
@@ -227,6 +232,7 @@ async def get_by_uuid(
     return await call_table(table, schema, conn, work)
 
 
+@confidential
 async def get_by_name(
     table: str,
     name: str,
@@ -240,6 +246,7 @@ async def get_by_name(
     return await get_by_column(table, name_column, name, schema=schema, model=model, conn=conn)
 
 
+@confidential
 async def get_by_column(
     table: str,
     column: str,
@@ -254,6 +261,7 @@ async def get_by_column(
     return await fetch_one(table, condition, order_by=(), schema=schema, model=model, conn=conn)
 
 
+@confidential
 async def exists(
     table: str, where: Where | None = None, *, schema: str = "public", conn: Connection | None = None
 ) -> bool:
@@ -268,6 +276,7 @@ async def exists(
     return await call_table(table, schema, conn, work)
 
 
+@confidential
 async def count(
     table: str, where: Where | None = None, *, schema: str = "public", conn: Connection | None = None
 ) -> int:
@@ -282,6 +291,7 @@ async def count(
     return await call_table(table, schema, conn, work)
 
 
+@confidential
 async def fetch_page(
     table: str,
     where: Where | None = None,

@@ -54,10 +54,11 @@ def to_model(model: type[Any] | None, values: dict[str, Any], table: str) -> Any
     try:
         return model.model_validate(values, by_alias=True, by_name=True)
     except ValidationError as exc:
-        fields = ", ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'the whole'} ({each['type']})" for each in exc.errors()
-        )
-        raise InvalidDataError(f"a row of table {table!r} does not fit {model.__name__}: {fields}") from exc
+        fields = ", ".join(f"{(*each['loc'], 'the whole')[0]} ({each['type']})" for each in exc.errors())
+    # not from the other one, which quotes the row; and there is no row left in the frames
+    values.clear()
+    value = None
+    raise InvalidDataError(f"a row of table {table!r} does not fit {model.__name__}: {fields}")
 
 
 @lru_cache(maxsize=1_000)

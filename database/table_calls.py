@@ -69,6 +69,9 @@ async def call_row(
     What is read is no part of what may be done again: the row is stored, whether it fits the model or not.
     """
     known = catalog.known_table(table, schema, conn)
+    fresh: Table | None = None
+    row: Record | None = None
+    read: Callable[[Record], dict[str, Any]] = dict
     if known is None or (conn is not None and _is_old(known, conn)):
         fresh = await catalog.read_table(table, schema, conn, known)
     else:
@@ -77,11 +80,12 @@ async def call_row(
             row = await call
         except RepositoryError as exc:
             fresh = await _after_change(exc, known, conn)
-        else:
-            return None if row is None else to_model(model, read(row), table)
-    call, read = prepare(fresh)
-    row = await call
-    return None if row is None else to_model(model, read(row), table)
+    if fresh is not None:
+        call, read = prepare(fresh)
+        row = await call
+    values = None if row is None else read(row)
+    del row  # of what does not fit the model, nothing is left for tracebacks to show
+    return None if values is None else to_model(model, values, table)
 
 
 async def _after_change(exc: RepositoryError, known: Table, conn: Connection | None) -> Table:

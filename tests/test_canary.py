@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 import database as db
 from database import repository
@@ -32,6 +32,7 @@ SIGHT = ("canary", "pass@word", "pass%40word")
 
 
 def clean(text: str) -> None:
+    text = text.replace(__name__, "")
     for sight in SIGHT:
         assert sight not in text, text
 
@@ -164,6 +165,98 @@ async def test_any_table(table: None) -> None:
         clean(told(error))
 
 
+class Other(BaseModel):
+    id: int
+    text: int
+
+
+class Many(BaseModel):
+    data: dict[str, int]
+
+
+async def test_rows_that_do_not_fit_a_model(table: None) -> None:
+    """pydantic quotes what does not fit; the error names the field, and no frame below has the row."""
+    await execute("UPDATE note SET data = jsonb_build_object('k', text)")
+    for call in (
+        lambda: repository.get_by_id("note", 1, model=Other),
+        lambda: repository.get_by_uuid("note", ROW, model=Other),
+        lambda: repository.get_by_column("note", "text", ROW, model=Other),
+        lambda: repository.get_many_by_id("note", [1], model=Other),
+        lambda: repository.fetch("note", {"text": ROW}, model=Many),
+        lambda: repository.fetch_one("note", {"text": ROW}, model=Other),
+        lambda: repository.fetch_page("note", {"text": ROW}, model=Other),
+        lambda: repository.execute_raw("SELECT * FROM note", model=Many),
+        lambda: repository.insert("note", {"id": 7, "text": ROW + "7"}, model=Other),
+        lambda: repository.upsert("note", {"id": 8, "text": ROW + "8"}, model=Other),
+        lambda: repository.insert_many("note", [{"id": 9, "text": ROW + "9"}], returning=True, model=Other),
+        lambda: repository.update("note", {"day": None}, {"id": 1}, model=Other),
+        lambda: repository.update_by_id("note", 1, {"day": None}, model=Other),
+        lambda: repository.delete("note", {"id": 7}, model=Other),
+        lambda: repository.delete_by_id("note", 1, model=Other),
+    ):
+        await fails(call())
+
+
+async def test_conditions_that_are_refused(table: None) -> None:
+    """What a column cannot be compared with is not said, in no condition."""
+    for condition in ({"day": ROW}, {"amount": ROW}, {"amount": {"$in": [ROW]}}, {"id": {"$gt": ROW}}, {ROW: 1}):
+        for ask in (repository.fetch, repository.fetch_one, repository.fetch_page, repository.count, repository.exists):
+            with pytest.raises(db.DatabaseError) as caught:
+                await ask("note", condition)
+            if ROW not in condition:  # names are names
+                clean(told(caught.value))
+        await asyncio.gather(repository.delete("note", condition), return_exceptions=True)
+
+
+async def test_calls_that_are_cancelled(table: None) -> None:
+    """Frames of a call that was cancelled, or ran out of time, are in the traceback of what the caller is told."""
+
+    async def block() -> None:
+        async with db.get_db_transaction() as conn:
+            await conn.execute("LOCK TABLE document, chat_history, note IN ACCESS EXCLUSIVE MODE")
+            locked.set()
+            await done.wait()
+
+    for call in (
+        lambda: db.save_chat_history(1, "t", ROW, ROW),
+        lambda: db.insert_document("n", "c", ROW),
+        lambda: db.upsert_document("n", "c", ROW),
+        lambda: repository.insert("note", {"id": 2, "text": ROW}),
+        lambda: repository.fetch("note", {"text": ROW}),
+    ):
+        locked, done = asyncio.Event(), asyncio.Event()
+        blocker = asyncio.create_task(block())
+        await locked.wait()
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(0.05):
+                await call()
+        clean(told(caught.value))
+        done.set()
+        await blocker
+
+
+async def test_what_the_caller_was_handling_is_still_told(table: None) -> None:
+    """An error on the way of another one leaves that one as it was, with its frames."""
+
+    def fail() -> None:
+        raise KeyError("the caller's own")
+
+    for call in (
+        lambda: db.insert_document("n", "c", ROW + "\0"),
+        lambda: repository.insert("note", {"id": 2, "text": ROW}),
+        lambda: repository.insert("note", {"id": 2, "text": "x", "day": ROW}),
+        lambda: repository.get_by_id("note", 1, model=Other),
+        lambda: db.execute_with_retry(*FAILING[1]),
+    ):
+        try:
+            fail()
+        except KeyError as own:
+            frames = traceback.format_tb(own.__traceback__)
+            error = await fails(call())
+            assert traceback.format_tb(own.__traceback__) == frames
+            assert error.__cause__ is not None or error.__context__ is own
+
+
 async def test_documents_and_chats(database: Settings) -> None:
     """Texts that cannot be stored, alone and in shared statements."""
     await db.insert_document("n", "code", ROW)
@@ -199,7 +292,9 @@ async def test_files(database: Settings, tmp_path: Path) -> None:
     (tmp_path / "latin.md").write_bytes(ROW.encode() + b"\xe9")
     clean(str(await db.ingest_directory(tmp_path)))
     await fails(db.ingest_directory(tmp_path, atomic=True))
-    await fails(db.read_and_insert_md_file(str(tmp_path / "nul.md"), "c"))
+    for name in ("nul.md", "latin.md"):
+        await fails(db.read_and_insert_md_file(str(tmp_path / name), "c"))
+        await fails(db.read_and_insert_md_file(str(tmp_path / name), "c", "ascii"))
 
 
 async def test_lost_connections(server_url: str, database: Settings) -> None:

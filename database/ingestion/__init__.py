@@ -64,7 +64,7 @@ async def read_and_insert_md_file(
             document.name, code, document.content, metadata=document.metadata, language=language, conn=conn
         )
     except SourceFileError as exc:
-        raise IngestionError(f"cannot ingest {source.path}: {exc}", original_error=exc) from exc
+        raise IngestionError(f"cannot ingest {source.path}: {exc}") from exc
     except ModuleNotFoundError as exc:
         raise IngestionError(f"cannot ingest {source.path}: {missing_extra(exc)}", original_error=exc) from exc
     except DocumentError as exc:
@@ -125,7 +125,7 @@ async def ingest_directory(
         try:
             tree = await files.open(SourceTree, directory_path, extension)
         except SourceFileError as exc:
-            raise IngestionError(f"cannot ingest the directory {what}: {exc}", original_error=exc) from exc
+            raise IngestionError(f"cannot ingest the directory {what}: {exc}") from exc
         if progress is not None:
             run.expected = await files.run(lambda: sum(1 for _ in tree.entries()))
         sources = await files.open(sources_in, tree, prefix, configuration, mark)
