@@ -68,7 +68,7 @@ def _statements(script: str) -> Iterator[Statement]:
     begin: int | None = None
     end = parentheses = blocks = 0
     words: list[str] = []
-    for kind, text, position in _tokens(script):
+    for kind, text, position in tokens(script):
         if kind == "sign" and text == ";" and parentheses <= 0 and blocks <= 0:
             if begin is not None:
                 yield Statement(script[begin:end], begin, tuple(words))
@@ -98,7 +98,7 @@ def _makes_routine(words: list[str]) -> bool:
     return head[:2] in (["create", "function"], ["create", "procedure"])
 
 
-def _tokens(script: str) -> Iterator[tuple[str, str, int]]:
+def tokens(script: str) -> Iterator[tuple[str, str, int]]:
     """(kind, text, position) of all that is neither space nor comment."""
     position = 0
     while token := _TOKEN.match(script, position):

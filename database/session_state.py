@@ -11,6 +11,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from .lexer import tokens
+
 
 class SessionState(NamedTuple):
     """Something that outlives the statement that made it, and what to do instead."""
@@ -19,41 +21,37 @@ class SessionState(NamedTuple):
     way_out: str
 
 
-_NOT_SQL = re.compile(
-    r"""
-    (?P<comment>--[^\n]*|/\*.*?\*/)
-  | (?<![\w$])\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$
-  | (?<!\w)[eE]'(?:[^'\\]|\\.|'')*'
-  | '(?:[^']|'')*'
-  | "(?P<name>(?:[^"]|"")*)"
-    """,
-    re.DOTALL | re.VERBOSE,
-)
+# Of words in small letters and signs, with one space between them; what is quoted is a sign.
 _STATEMENTS = [
-    (re.compile(pattern, re.IGNORECASE | re.DOTALL), SessionState(what, way_out))
+    (re.compile(pattern), SessionState(what, way_out))
     for pattern, what, way_out in (
-        (r"(?:UN)?LISTEN\b", "LISTEN", "listen through a connection to the server itself"),
-        (r"SET\s+SESSION\s+AUTHORIZATION\b", "SET SESSION AUTHORIZATION", "use SET LOCAL ROLE in a transaction"),
+        (r"(?:un)?listen\b", "LISTEN", "listen through a connection to the server itself"),
+        (r"set session authorization\b", "SET SESSION AUTHORIZATION", "use SET LOCAL ROLE in a transaction"),
+        (r"set (?!local\b|transaction\b|constraints\b)", "SET", "use SET LOCAL in a transaction, or ALTER ROLE"),
+        (r"prepare (?!transaction\b)", "PREPARE", "conn.prepare() prepares anew for each use"),
+        (r"(?:execute|deallocate)\b", "a statement prepared in SQL", "conn.prepare() prepares anew for each use"),
+        (r"discard\b", "DISCARD", "there is nothing of yours to throw away"),
+        (r"load\b", "LOAD", "set session_preload_libraries in the server"),
+        (r"declare\b.* with hold\b", "a cursor WITH HOLD", "read it within a transaction"),
+        (r"(?:select|with)\b.* into temp", "SELECT INTO TEMP", "CREATE TEMP TABLE … ON COMMIT DROP"),
         (
-            r"SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)",
-            "SET",
-            "use SET LOCAL in a transaction, or ALTER ROLE",
-        ),
-        (r"PREPARE\s+(?!TRANSACTION\b)", "PREPARE", "conn.prepare() prepares anew for each use"),
-        (r"(?:EXECUTE|DEALLOCATE)\b", "a statement prepared in SQL", "conn.prepare() prepares anew for each use"),
-        (r"DISCARD\b", "DISCARD", "there is nothing of yours to throw away"),
-        (r"LOAD\b", "LOAD", "set session_preload_libraries in the server"),
-        (r"DECLARE\b.*\bWITH\s+HOLD\b", "a cursor WITH HOLD", "read it within a transaction"),
-        (r"(?:SELECT|WITH)\b.*\bINTO\s+TEMP", "SELECT INTO TEMP", "CREATE TEMP TABLE … ON COMMIT DROP"),
-        (
-            r"CREATE\s+(?:(?:GLOBAL|LOCAL)\s+)?TEMP(?:ORARY)?\s+(?!TABLE\b.*\bON\s+COMMIT\s+DROP\b)",
+            r"create (?:or replace )?(?:(?:(?:global|local) )?temp(?:orary)?\b|\w+ (?:if not exists )?pg_temp \.)"
+            r"(?!.* on commit drop\b)",
             "an object that is temporary",
             "make a table within a transaction, with ON COMMIT DROP",
         ),
+        (
+            r".*\bpg_(?:try_)?advisory_(?:lock(?:_shared)?|unlock(?:_shared|_all)?) \(",
+            "a session's advisory lock",
+            "use pg_advisory_xact_lock in a transaction",
+        ),
+        (
+            r".*\bset_config \((?:[^()]|\([^()]*\))*, false \)",
+            "set_config(…, false)",
+            "use set_config(…, true) in a transaction",
+        ),
     )
 ]
-_LOCK = re.compile(r"\bpg_(?:try_)?advisory_(?:lock(?:_shared)?|unlock(?:_shared|_all)?)\s*\(", re.IGNORECASE)
-_SET_CONFIG = re.compile(r"\bset_config\s*\((?:[^()]|\([^()]*\))*,\s*false\s*\)", re.IGNORECASE)
 _LONGEST_CACHED = 10_000  # characters
 
 
@@ -63,22 +61,18 @@ def session_state_of(sql: str) -> SessionState | None:
 
 
 def _look(sql: str) -> SessionState | None:
-    plain = _NOT_SQL.sub(_plainly, sql)
-    if _LOCK.search(plain):
-        return SessionState("a session's advisory lock", "use pg_advisory_xact_lock in a transaction")
-    if _SET_CONFIG.search(plain):
-        return SessionState("set_config(…, false)", "use set_config(…, true) in a transaction")
-    for statement in plain.split(";"):
+    plain = " ".join([_plainly(kind, text) for kind, text, _ in tokens(sql)])
+    for statement in plain.split(" ; "):
         for pattern, state in _STATEMENTS:
-            if pattern.match(statement.strip()):
+            if pattern.match(statement.removeprefix("; ")):
                 return state
     return None
 
 
-def _plainly(found: re.Match[str]) -> str:
-    if found["comment"]:
-        return " "
-    return "''" if found["name"] is None else re.sub(r"\W", "_", found["name"]) or "_"
+def _plainly(kind: str, text: str) -> str:
+    if kind == "quoted" and text[0] == '"':
+        return re.sub(r"\W", "_", text[1:-1]) or "_"
+    return text.lower() if kind == "word" else "''" if kind in ("quoted", "escaped", "dollar") else text
 
 
 _look_up = lru_cache(maxsize=1024)(_look)
