@@ -13,6 +13,7 @@ from database.settings import Settings, configure
 @asynccontextmanager
 async def connected_as(role: str, settings: Settings) -> AsyncIterator[None]:
     """The package connects as the login role *role* in the block."""
+    before = db.get_settings()
     dsn = settings.dsn.replace("postgres@", f"{role}@", 1)
     await db.close_connection_pool()
     configure(settings.model_copy(update={"database_url": dsn}))
@@ -20,7 +21,7 @@ async def connected_as(role: str, settings: Settings) -> AsyncIterator[None]:
         yield
     finally:
         await db.close_connection_pool(timeout=1)
-        configure(settings)
+        configure(before)
 
 
 @asynccontextmanager

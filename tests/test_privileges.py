@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import database as db
+from database.search import refresh
 from database.settings import Settings
 
 from .roles import connected_as, login_role
@@ -41,7 +42,9 @@ async def as_application(empty_database: Settings) -> AsyncIterator[None]:
             yield
 
 
-async def test_the_application_can_do_everything_but_migrations(as_application: None, tmp_path: Path) -> None:
+async def test_the_application_can_do_everything_but_migrations(
+    as_application: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every kind of call works for a role that owns nothing, with the few rights that the page grants it."""
     await db.init_document_table()
     await db.init_chat_history_table()
@@ -51,6 +54,12 @@ async def test_the_application_can_do_everything_but_migrations(as_application: 
     assert (await db.upsert_document("n", "c", "more tea"))["status"] == "updated"
     assert await db.update_document_content("c", "still more tea")
     assert [each["code"] for each in await db.search_documents("tea")] == ["c"]
+    assert [each["code"] for each in await db.search_sections("tea")] == ["c"]
+    assert await db.suggest_terms("teaa") is not None
+    monkeypatch.setattr(refresh, "SECTIONS_FROM", 1)
+    assert (await db.refresh_search_index())["sections"] == 2
+    assert {each["state"] for each in await db.migration_status()} == {"applied"}
+    assert all((await db.verify_schema("public", tables=["document", "chat_history"])).values())
     assert len(await db.get_list_of_documents()) == await db.get_document_count() == 2
     assert await db.get_document_count(estimate=True) >= 0
     assert len([each async for each in db.iter_documents()]) == 2

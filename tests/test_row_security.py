@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -28,6 +29,10 @@ async def secured(database: Settings) -> AsyncIterator[Settings]:
     await db.insert_document("Everybody's", "shared", "to be read by all")
     async with login_role(member_of="pgdatabase_user") as role, connected_as(role, database):
         yield database
+
+
+def _owner(settings: Settings) -> str:
+    return urlsplit(settings.dsn).username or "postgres"
 
 
 async def save(user: int, thread: str, conn: db.Connection | None, number: int = 0) -> None:
@@ -123,6 +128,52 @@ async def test_ingestion_and_batches_work_for_a_user(secured: Settings, tmp_path
         assert {each["code"] for each in await db.get_list_of_documents(conn=conn)} == {"shared"}
     async with db.acting_as(ADA) as conn:
         assert await db.get_document_count(conn=conn) == 2
+
+
+async def test_search_knows_the_words_of_a_users_own_documents_alone(secured: Settings) -> None:
+    """Sections, snippets and suggestions come from what the user may read, also after the owner has cut it anew."""
+    for user, word in ((ADA, "pangolin"), (BOB, "quokka")):
+        async with db.acting_as(user) as conn:
+            await db.insert_document("Notes", f"notes-{user}", f"# About\n\nA {word} is an animal.", conn=conn)
+    async with connected_as(_owner(secured), secured):
+        async with db.get_db_connection() as conn:
+            if not await conn.fetchval("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_trgm'"):
+                pytest.skip("this server has no pg_trgm")
+            await conn.execute("CREATE EXTENSION pg_trgm")
+            await conn.execute("UPDATE document SET indexed_state = NULL; DELETE FROM document_section; ANALYZE")
+        assert (await db.refresh_search_index())["documents"] == 3
+        assert await db.suggest_terms("pangolim") != []
+    async with db.acting_as(ADA) as conn:
+        for user, word in ((ADA, "pangolin"), (BOB, "quokka")):
+            found = await db.search_sections(word, conn=conn)
+            assert [each["code"] for each in found] == (["notes-1"] if user == ADA else [])
+        assert {each["code"] for each in await db.search_sections("animal", conn=conn)} == {"notes-1"}
+        assert await db.suggest_terms("pangolim", conn=conn) != []
+        assert await db.suggest_terms("quoka", conn=conn) == []
+        assert (await db.upsert_document("Notes", "notes-1", "# Now\n\nnew", conn=conn))["status"] == "updated"
+        assert len(await db.search_sections("new", conn=conn)) == 1
+    async with db.acting_as(BOB) as conn:
+        assert len(await db.search_sections("quokka", conn=conn)) == 1
+        assert await db.search_sections("pangolin", conn=conn) == []
+        sections = await conn.fetch("SELECT headings FROM document_section")
+        assert len(sections) == 2  # Bob's and everybody's
+    assert await db.search_sections("quokka") == []
+
+
+async def test_nobody_gives_sections_to_the_document_of_another(secured: Settings) -> None:
+    """Words that one user puts into the search of another would be found there."""
+    async with db.acting_as(ADA) as conn:
+        own = (await db.insert_document("n", "mine", "text", conn=conn))["id"]
+    async with connected_as(_owner(secured), secured), db.get_db_connection() as conn:
+        shared = await conn.fetchval("SELECT id::text FROM document WHERE code = 'shared'")
+    for document in (own, shared):
+        with pytest.raises(db.DatabaseError, match="row-level security policy"):
+            async with db.acting_as(BOB) as conn:
+                await conn.execute(
+                    "INSERT INTO document_section (document_id, key, language, headings, search)"
+                    " VALUES ($1, gen_random_uuid(), 'english', 'h', 'lure')",
+                    document,
+                )
 
 
 async def test_nothing_of_a_user_stays_in_a_connection(secured: Settings) -> None:
