@@ -10,7 +10,7 @@ THROUGH_POOLER = $(addprefix tests/test_,$(addsuffix .py,batching batching_model
 
 SHARE ?= 1
 
-.PHONY: demo test test-pooler check fuzz torture bench bench-quick bench-startup format clean
+.PHONY: demo test test-pooler test-lowest check fuzz torture bench bench-quick bench-startup format clean
 
 demo: $(VENV)/demo.ok
 	@$(BIN)/python -m database demo $(if $(DOCS),"$(DOCS)")
@@ -20,6 +20,11 @@ test: $(VENV)/dev.ok
 
 test-pooler: $(VENV)/dev.ok
 	TEST_POOLER=transaction $(BIN)/python -m pytest -n $(JOBS) $(THROUGH_POOLER)
+
+# with the oldest versions that pyproject.toml allows
+test-lowest:
+	$(PYTHON) tests/lowest.py > .lowest.txt
+	PIP_CONSTRAINT=$(CURDIR)/.lowest.txt $(MAKE) test VENV=.venv-lowest
 
 fuzz: $(VENV)/dev.ok
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-34000} $(BIN)/python -m pytest -n $(JOBS) --timeout 7200 tests/test_injection.py
@@ -49,7 +54,7 @@ format: $(VENV)/dev.ok
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-lowest .lowest.txt .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/demo.ok: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'

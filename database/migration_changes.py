@@ -51,7 +51,8 @@ _CLEAN_SECONDS = 30.0
 _ISOLATION: Isolation = "read_committed"
 _DEFINES = [("create",), ("alter",), ("drop",), ("comment",), ("grant",), ("revoke",)]
 
-_SET_PATH = "SELECT set_config('search_path', $1, $2)"
+_SET_PATH = "SELECT set_config('search_path', $1, true)"
+_SET_PATH_OF_SESSION = "SELECT set_config('search_path', $1, false)"
 # Only while it runs that statement, of which the server shows the beginning: behind a pooler, the session may be
 # somebody else's by now.
 _STOP = """
@@ -197,11 +198,11 @@ async def _change_inside(change: Change, deadline: float, conn: Connection | Non
         path = None
         if change.history.schema is not None:
             path = await c.fetchval("SELECT current_setting('search_path')")
-            await c.execute(_SET_PATH, _path(change.history.schema, path), True)
+            await c.execute(_SET_PATH, _path(change.history.schema, path))
         for statement in change.part.statements:
             await _execute(c, statement, change, deadline, 0)
         if path is not None:
-            await c.execute(_SET_PATH, path, True)
+            await c.execute(_SET_PATH, path)
         await change.record(c, table)
         return True
 
@@ -233,7 +234,8 @@ async def _execute(c: Connection, statement: Statement, change: Change, deadline
         error = translate(exc, SchemaError, doing, closed=c.is_closed(), inside=inside)
         text = str(error) if change.migration.file in str(error) else f"cannot {doing}: {error}"
         if statement.words[:1] in _DEFINES and (error.sqlstate or "").startswith("42"):
-            text = f"cannot {doing}: {str(exc).partition(chr(10))[0]} [{error.sqlstate}]"  # names and types, no data
+            said = str(error.server_message()).partition("\n")[0]  # names and types, no data
+            text = f"cannot {doing}: {said} [{error.sqlstate}]"
         if done:
             text += f"; {done} of its statements were done before and stay"
         raise type(error)(
@@ -276,7 +278,7 @@ async def _run_statements(c: Any, holder: Connection, change: Change, deadline: 
             return False
         if change.history.schema is not None:
             path = _path(change.history.schema, await c.fetchval("SELECT current_setting('search_path')"))
-            await c.execute(_SET_PATH, path, False)
+            await c.execute(_SET_PATH_OF_SESSION, path)
         if await c.fetchval("SELECT current_setting('statement_timeout')") != "0":
             await c.execute("SET statement_timeout = 0")
         backend = await c.fetchval("SELECT pg_backend_pid()")

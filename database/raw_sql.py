@@ -53,9 +53,11 @@ async def execute_raw(
         if schema == "public":
             return await perform_write(c, "execute the statement", run)
         before = await c.fetchval("SELECT current_setting('search_path')")
-        await c.execute("SELECT set_config('search_path', $1, $2)", f"{quote_identifier(schema)}, {before}", local)
+        # said in the SQL and not as a parameter, so that it can be seen what would stay in a session
+        set_path = f"SELECT set_config('search_path', $1, {'true' if local else 'false'})"
+        await c.execute(set_path, f"{quote_identifier(schema)}, {before}")
         rows = await perform_write(c, "execute the statement", run)
-        await c.execute("SELECT set_config('search_path', $1, $2)", before, local)
+        await c.execute(set_path, before)
         return rows
 
     if schema != "public" and not await schema_exists(schema, conn=conn):

@@ -136,7 +136,7 @@ async def create_table(
             for statement in await _finishing(c, name, schema, read):
                 await perform(lambda c: c.execute(statement), changes=True, repeatable=False, **about)  # noqa: B023
     except DatabaseError as exc:
-        if exc.sqlstate not in ("42P07", "23505") or not await table_exists(name, schema=schema, conn=conn):
+        if exc.sqlstate not in ("42P07", "42710", "23505") or not await table_exists(name, schema=schema, conn=conn):
             raise
         return False  # somebody else was quicker
     return True

@@ -447,7 +447,12 @@ async def main():
 
 asyncio.run(main())
 """)
-    environment = {"DATABASE_URL": empty_database.dsn, "DB_MIN_CONNECTIONS": "0", "DB_MAX_CONNECTIONS": "5"}
+    environment = {
+        "DATABASE_URL": empty_database.dsn,
+        "DB_POOLER": empty_database.pooler,
+        "DB_MIN_CONNECTIONS": "0",
+        "DB_MAX_CONNECTIONS": "5",
+    }
     workers = [
         await asyncio.create_subprocess_exec(
             sys.executable,

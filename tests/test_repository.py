@@ -620,8 +620,8 @@ async def test_many_rows_in_any_order_do_not_deadlock() -> None:
 async def test_many_upserts_meet_a_row_that_is_stored_meanwhile(database: Settings) -> None:
     """New rows go straight into the table; where somebody is quicker with one of them, it is updated."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    other = await asyncpg.connect(database.dsn)
-    watcher = await asyncpg.connect(database.dsn)
+    other = await asyncpg.connect(direct_dsn(database))
+    watcher = await asyncpg.connect(direct_dsn(database))
     try:
         async with other.transaction():
             await other.execute("INSERT INTO items (id, name) VALUES (1200, 'theirs')")

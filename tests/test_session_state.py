@@ -37,6 +37,8 @@ from database.session_state import session_state_of
         ("SELECT pg_try_advisory_lock_shared (1, 2)", "a session's advisory lock"),
         ('SELECT pg_catalog."pg_advisory_lock"(1)', "a session's advisory lock"),
         ("SELECT set_config('a.b', lower($1), FALSE)", "set_config(…, false)"),
+        ("SELECT set_config('a.b', $1, $2)", "set_config(…, false)"),
+        ("SELECT set_config('a.b', $1, true), set_config('a.b', $1, not true)", "set_config(…, false)"),
     ],
 )
 def test_what_outlives_its_statement_is_told(sql: str, what: str) -> None:
@@ -60,7 +62,7 @@ def test_what_outlives_its_statement_is_told(sql: str, what: str) -> None:
         "PREPARE TRANSACTION 'x'",
         "SELECT pg_advisory_xact_lock($1), pg_try_advisory_xact_lock(1)",
         "SELECT set_config('a.b', $1, true), coalesce(x, false)",
-        "SELECT set_config('a.b', $1, $2)",
+        "SELECT set_config('a.b', coalesce(lower($1), ''), true), set_config('a.c', $1, TRUE)",
         "CREATE TEMP TABLE t (a int) ON COMMIT DROP",
         "CREATE TEMPORARY TABLE t ON COMMIT DROP AS SELECT 1",
         "CREATE TABLE temp (a int)",

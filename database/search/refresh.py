@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from ..connect_db import Connection, Record, get_db_transaction, perform
-from ..exceptions import DocumentError
+from ..exceptions import DocumentError, confidential
 from .ranking import LEXEME_QUERY, UNIT
 from .sections import cut_sections
 from .writing import REPLACE_SECTIONS, section_arrays
@@ -136,6 +136,7 @@ async def cut_documents(*, conn: Connection | None = None) -> int:
         count += await _cut_batch(batch, conn)
 
 
+@confidential
 async def _cut_batch(batch: list[UUID], conn: Connection | None) -> int:
     try:
         async with get_db_transaction(conn=conn) as c:
