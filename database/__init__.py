@@ -68,6 +68,8 @@ from .exceptions import (
     SchemaError,
 )
 from .ingestion import ingest_directory, ingest_files_batch, read_and_insert_md_file
+from .search.ranking import search_sections
+from .search.refresh import refresh_search_index
 from .settings import Settings, configure, get_settings
 
 __version__ = "2.0.0"
@@ -123,12 +125,14 @@ __all__ = [
     "list_documents_page",
     "ping_postgres",
     "read_and_insert_md_file",
+    "refresh_search_index",
     "register_init_callback",
     "repository",
     "run_in_transaction",
     "save_chat_history",
     "search_chat_history",
     "search_documents",
+    "search_sections",
     "unregister_init_callback",
     "update_document_content",
     "upsert_document",

@@ -56,7 +56,8 @@ async def init_chat_history_table(*, conn: Connection | None = None) -> None:
 
     Raises `SchemaError` where another table of that name is there, or the user may not create tables.
     """
-    await apply_migration("0002", conn=conn)
+    for version in ("0002", "0003"):
+        await apply_migration(version, conn=conn)
 
 
 # The locks make the saves of one thread come one after the other: a position is given only when the one before it is

@@ -7,9 +7,10 @@ is a dict with id, name, code, content, metadata, language, source, created_at a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from .batching import ALONE, LOCK_GUARD, NOT_YET, Limits, NotYet, SharedStatement, bytes_of
@@ -19,15 +20,20 @@ from .exceptions import DocumentError
 from .ids import as_uuid, uuid7
 from .query import check_page
 from .schema import apply_migration
-from .search import parse_search, text_search_configuration
+from .search import text_search_configuration
+from .search.ranking import Wanted, find_sections, snippet_of
+from .search.refresh import cut_documents
+from .search.sections import Section, cut_sections
+from .search.writing import REPLACE_SECTIONS, insert_sections, section_arrays
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Document = dict[str, Any]
 
 MAX_CODE = 2_000  # bytes of UTF-8; an index entry holds 2,704 bytes with the id
 MAX_CONTENT = 64 * 2**20  # bytes of UTF-8; PostgreSQL's own limit for everything in one row is 1 GB
 _DEFAULT_LANGUAGE = "english"
-_UPSERT_ATTEMPTS = 10
+_ATTEMPTS = 10
 _ITER_ROWS, _ITER_BYTES = 256, 4 * 2**20
 _COLUMNS = """
     id::text AS id, name, code, content, metadata::text AS metadata, language, source, created_at, updated_at
@@ -40,15 +46,23 @@ _COLUMNS_WITHOUT_CONTENT = _COLUMNS.replace("content,", "")
 
 async def init_document_table(*, conn: Connection | None = None) -> None:
     """
-    Create the table `document` and its indexes unless they are there; any number of processes may call it at once.
+    Create the tables of documents and their sections unless they are there; any number of processes may call it at once.
 
-    Raises `SchemaError` where another table of that name is there, or the user may not create tables.
+    Documents from before there were sections are cut into sections, which may take a while for many of them. Raises
+    `SchemaError` where another table of that name is there, or the user may not create tables.
     """
-    await apply_migration("0001", conn=conn)
+    for version in ("0001", "0003"):
+        await apply_migration(version, conn=conn)
+    if await apply_migration("0004", conn=conn):
+        await cut_documents(conn=conn)
 
 
 class Row(NamedTuple):
-    """A document as the statements take it: *metadata* as JSON, *language* as PostgreSQL's name for it."""
+    """
+    A document as the statements take it.
+
+    *metadata* as JSON, *language* as PostgreSQL's name for it, *content_hash* the SHA-256 of the content's UTF-8.
+    """
 
     id: UUID
     code: str
@@ -57,6 +71,13 @@ class Row(NamedTuple):
     metadata: str
     language: str
     source: str | None
+    content_hash: bytes
+    sections: list[Section]
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The parameters of a statement, each for a column."""
+        return (*self[:-1], *section_arrays(self.sections))
 
     @property
     def size(self) -> int:
@@ -68,6 +89,7 @@ def row_of(document: Mapping[str, Any]) -> Row:
     """The *document* with what it lacks as empty, and with an id if it has none; raises `DocumentError`."""
     code = document["code"]
     _check_text(code, document["name"], document["content"])
+    data = document["content"].encode(errors="surrogatepass")
     return Row(
         document.get("id") or uuid7(),
         code,
@@ -76,39 +98,85 @@ def row_of(document: Mapping[str, Any]) -> Row:
         encode_metadata(document.get("metadata"), DocumentError, _named(code)),
         _configuration(code, document.get("language")),
         document.get("source"),
+        hashlib.sha256(data).digest(),
+        cut_sections(data),
     )
 
 
 # In the order of the codes, byte by byte, as all statements that lock several documents: in different orders they would
 # deadlock.
+_GIVEN = """
+    given AS MATERIALIZED (
+        SELECT id, code, name, content, metadata::jsonb AS metadata, language, source, content_hash,
+               section_keys::uuid[] AS section_keys, section_starts::integer[] AS section_starts,
+               section_headings::text[] AS section_headings
+          FROM lock_guard,
+               unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[],
+                      $10::text[], $11::text[], $12::text[])
+                   AS given (id, code, name, content, metadata, language, source, content_hash, section_keys,
+                             section_starts, section_headings)
+    )
+"""
+_INSERT_SECTIONS = insert_sections("""
+    (SELECT stored.id, stored.language, stored.name, document_bytes(given.content) AS bytes,
+            given.section_keys, given.section_starts, given.section_headings
+       FROM stored
+       JOIN given USING (id)
+     OFFSET 0)
+""")
 _INSERT = f"""
-    WITH {LOCK_GUARD}
-    INSERT INTO document (id, code, name, content, metadata, language)
-    SELECT given.id, given.code, given.name, given.content, given.metadata::jsonb, given.language
-      FROM lock_guard,
-           unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
-               AS given (id, code, name, content, metadata, language)
-     ORDER BY given.code COLLATE "C"
-    ON CONFLICT (code) DO NOTHING
-    RETURNING {_COLUMNS_WITHOUT_CONTENT}
+    WITH {LOCK_GUARD},{_GIVEN},
+    stored AS (
+        INSERT INTO document (id, code, name, content, metadata, language, section_keys, section_starts, indexed_state)
+        SELECT id, code, name, content, metadata, language, section_keys, section_starts,
+               document_state(language, name, content_hash)
+          FROM given
+         ORDER BY code COLLATE "C"
+        ON CONFLICT (code) DO NOTHING
+        RETURNING id, name, code, metadata, language, source, created_at, updated_at
+    ),
+    sections AS ({_INSERT_SECTIONS})
+    SELECT {_COLUMNS_WITHOUT_CONTENT}
+      FROM stored
 """
+_INSERT_SECTIONS_ALONE = insert_sections("""
+    (SELECT stored.id, stored.language, stored.name, document_bytes($4) AS bytes, $8::text::uuid[] AS section_keys,
+            $9::text::integer[] AS section_starts, $10::text::text[] AS section_headings
+       FROM stored
+     OFFSET 0)
+""")
 _INSERT_ALONE = f"""
-    INSERT INTO document (id, code, name, content, metadata, language)
-    VALUES ($1, $2, $3, $4, $5::text::jsonb, $6)
-    ON CONFLICT (code) DO NOTHING
-    RETURNING {_COLUMNS_WITHOUT_CONTENT}
+    WITH stored AS (
+        INSERT INTO document (id, code, name, content, metadata, language, section_keys, section_starts, indexed_state)
+        VALUES ($1, $2, $3, $4, $5::text::jsonb, $6, $8::text::uuid[], $9::text::integer[],
+                document_state($6, $3, $7::bytea))
+        ON CONFLICT (code) DO NOTHING
+        RETURNING id, name, code, metadata, language, source, created_at, updated_at
+    ),
+    sections AS ({_INSERT_SECTIONS_ALONE})
+    SELECT {_COLUMNS_WITHOUT_CONTENT}
+      FROM stored
 """
+
+
+def _columns(rows: Sequence[Row]) -> list[list[Any]]:
+    return [list(column) for column in zip(*(row.arguments for row in rows), strict=True)]
+
+
+async def _insert_alone(c: Connection, row: Row) -> Record | None:
+    arguments = row.arguments
+    return await c.fetchrow(_INSERT_ALONE, *arguments[:6], *arguments[7:])
 
 
 async def _insert_shared(c: Connection, rows: Sequence[Row], limits: Limits) -> list[Record | None]:
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    stored = {record["id"]: record for record in await c.fetch(_INSERT, limits.lock_timeout, *columns[:6])}
+    columns = _columns(rows)
+    stored = {record["id"]: record for record in await c.fetch(_INSERT, limits.lock_timeout, *columns)}
     return [stored.get(str(row.id)) for row in rows]
 
 
 _insert = SharedStatement(
     _insert_shared,
-    alone=lambda c, row: c.fetchrow(_INSERT_ALONE, *row[:6]),
+    alone=_insert_alone,
     kind=DocumentError,
     doing=lambda row: f"store {_named(row.code)}",
     changes=True,
@@ -172,31 +240,51 @@ def _upsert(keep: frozenset[str]) -> str:
     ask again.
     """
     compared = [column for column in ("name", "metadata", "language", "source") if column not in keep]
-    set_columns = ", ".join(f"{column} = excluded.{column}" for column in [*compared, "content", "updated_at"])
+    set_columns = ", ".join(
+        f"{column} = excluded.{column}"
+        for column in [*compared, "content", "updated_at", "section_keys", "section_starts"]
+    )
+    name, language = (
+        f"{'coalesce(document.{0}, given.{0})' if column in keep else 'given.{0}'}".format(column)
+        for column in ("name", "language")
+    )
+    new_name, new_language = (
+        f"{'document' if column in keep else 'excluded'}.{column}" for column in ("name", "language")
+    )
     stored = ", ".join(f"document.{column}" for column in [*compared, "content_hash"])
-    new = ", ".join(f"changed.{column}" for column in [*compared, "content_hash"])
+    new = ", ".join(f"given.{column}" for column in [*compared, "content_hash"])
     excluded = ", ".join(f"excluded.{column}" for column in [*compared, "content_hash"])
     return f"""
-        WITH {LOCK_GUARD},
-        changed AS (
-            SELECT given.id, given.code, given.name, given.content, given.metadata::jsonb AS metadata, given.language,
-                   given.source, document_hash(given.content) AS content_hash
-              FROM lock_guard,
-                   unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
-                       AS given (id, code, name, content, metadata, language, source)
+        WITH {LOCK_GUARD},{_GIVEN},
+        compared AS MATERIALIZED (
+            SELECT given.*, {name} AS new_name, {language} AS new_language, document.id AS old_id,
+                   document.xmin::text AS version, document.indexed_state,
+                   document_state({language}, {name}, given.content_hash) AS new_state,
+                   document.code IS NOT NULL AND ({stored}) IS NOT DISTINCT FROM ({new}) AS same
+              FROM given
+              LEFT JOIN document USING (code)
+        ),
+        changed AS MATERIALIZED (
+            SELECT id, code, new_name AS name, new_language AS language, content, metadata, source, section_keys,
+                   section_starts, section_headings, old_id, version, new_state,
+                   indexed_state IS DISTINCT FROM new_state AS recut,
+                   substr(indexed_state, 65) = substr(new_state, 65) AS same_title
+              FROM compared
+             WHERE NOT same
         ),
         written AS (
-            INSERT INTO document (id, code, name, content, metadata, language, source)
-            SELECT changed.id, changed.code, changed.name, changed.content, changed.metadata, changed.language,
-                   changed.source
+            INSERT INTO document (id, code, name, content, metadata, language, source, section_keys, section_starts,
+                                  indexed_state)
+            SELECT id, code, name, content, metadata, language, source, section_keys, section_starts, new_state
               FROM changed
-              LEFT JOIN document USING (code)
-             WHERE document.code IS NULL OR ({stored}) IS DISTINCT FROM ({new})
-             ORDER BY changed.code COLLATE "C"
-            ON CONFLICT (code) DO UPDATE SET {set_columns}
+             ORDER BY code COLLATE "C"
+            ON CONFLICT (code) DO UPDATE
+               SET {set_columns}, indexed_state = document_state({new_language}, {new_name}, excluded.content_hash)
              WHERE ({stored}) IS DISTINCT FROM ({excluded})
+               AND (document.code, document.xmin::text) IN (SELECT changed.code, changed.version FROM changed)
             RETURNING id, name, code, metadata, language, source, created_at, updated_at
         ),
+        {REPLACE_SECTIONS},
         found AS (
             SELECT id, name, code, metadata, language, source, created_at, updated_at, true AS written
               FROM written
@@ -204,8 +292,8 @@ def _upsert(keep: frozenset[str]) -> str:
             SELECT document.id, document.name, document.code, document.metadata, document.language, document.source,
                    document.created_at, document.updated_at, false
               FROM document
-              JOIN changed USING (code)
-             WHERE code NOT IN (SELECT code FROM written) AND ({stored}) IS NOT DISTINCT FROM ({new})
+              JOIN compared USING (code)
+             WHERE compared.same
         )
         SELECT {_COLUMNS_WITHOUT_CONTENT},
                CASE WHEN id = ANY($2) THEN 'inserted' WHEN written THEN 'updated' ELSE 'unchanged' END AS status
@@ -216,25 +304,42 @@ def _upsert(keep: frozenset[str]) -> str:
 async def _upsert_once(
     keep: frozenset[str], c: Connection, rows: Sequence[Row], limits: Limits
 ) -> list[Record | NotYet]:
-    columns = [list(column) for column in zip(*rows, strict=True)]
+    columns = _columns(rows)
     found = {record["code"]: record for record in await c.fetch(_upsert(keep), limits.lock_timeout, *columns)}
     return [found.get(row.code, NOT_YET) for row in rows]
 
 
 async def upsert_rows(keep: frozenset[str], c: Connection, rows: Sequence[Row]) -> list[Record]:
     """What became of *rows*, in their order; of the documents that exist, the columns *keep* stay as they are."""
-    found: dict[str, Record] = {}
-    missing = rows
-    for _ in range(_UPSERT_ATTEMPTS):
-        for row, record in zip(missing, await _upsert_once(keep, c, missing, ALONE), strict=True):
-            if record is not NOT_YET:
-                found[row.code] = record
-        missing = [row for row in missing if row.code not in found]
-        if not missing:
-            return [found[row.code] for row in rows]
-    raise DocumentError(
-        f"cannot store {_named(missing[0].code)}: the server neither stores nor shows it (a trigger, a row policy?)"
-    )
+    records = await _persist(lambda missing: _upsert_once(keep, c, missing, ALONE), c, rows)
+    for row, record in zip(rows, records, strict=True):
+        if record is NOT_YET:
+            raise DocumentError(
+                f"cannot store {_named(row.code)}: the server neither stores nor shows it (a trigger, a row policy?)"
+            )
+    return cast("list[Record]", records)
+
+
+async def _persist(
+    once: Callable[[Sequence[Item]], Awaitable[list[T | NotYet]]], c: Connection, items: Sequence[Item]
+) -> list[T | NotYet]:
+    """
+    The results of *once* for *items*; repeated for those whose documents were changed under the statement.
+
+    Within a transaction: a statement that comes too late holds the lock from then on, and the next one does not.
+    """
+    results = await once(items)
+    if NOT_YET not in results:
+        return results
+    async with c.transaction():
+        for _ in range(_ATTEMPTS):
+            late = [position for position, result in enumerate(results) if result is NOT_YET]
+            if not late:
+                break
+            again = await once([items[position] for position in late])
+            for position, result in zip(late, again, strict=True):
+                results[position] = result
+    return results
 
 
 @cache
@@ -444,56 +549,14 @@ async def iter_documents(*, conn: Connection | None = None) -> AsyncIterator[Doc
         last = UUID(rows[-1]["id"])
 
 
-# The parts of the query are turned into a tsquery for every language in use, found by skipping through its index
-# (https://wiki.postgresql.org/wiki/Loose_indexscan). Only the rows that are returned are highlighted.
-_SEARCH = """
-    WITH RECURSIVE used AS (
-        (SELECT language FROM document ORDER BY language LIMIT 1)
-        UNION ALL
-        SELECT (SELECT document.language
-                  FROM document
-                 WHERE document.language > used.language
-                 ORDER BY document.language
-                 LIMIT 1)
-          FROM used
-         WHERE used.language IS NOT NULL
-    ),
-    parts AS (
-        SELECT language,
-               websearch_to_tsquery(language::regconfig, $1) AS words,
-               websearch_to_tsquery(language::regconfig, $2) AS required,
-               websearch_to_tsquery(language::regconfig, $3) AS excluded
-          FROM used
-         WHERE language = coalesce($4, language)
-    ),
-    asked AS (
-        SELECT language,
-               CASE WHEN numnode(required) > 0 THEN required ELSE words END && excluded AS query,
-               words || required AS wanted
-          FROM parts
-         WHERE numnode(words) + numnode(required) > 0
-    ),
-    best AS (
-        SELECT document.*, wanted, ts_rank(search, wanted, 1) AS rank
-          FROM asked
-          JOIN document ON document.language = asked.language AND search @@ query
-         ORDER BY rank DESC, id DESC
-         LIMIT $5
-    )
-    SELECT {columns}, rank::float8 AS rank,
-           ts_headline(language::regconfig, left(content, 200000), wanted, $6) AS snippet
-      FROM best
-     ORDER BY rank DESC, best.id DESC
-"""
-_HEADLINE = 'StartSel=<mark>, StopSel=</mark>, MaxFragments=2, MaxWords=25, MinWords=10, FragmentDelimiter=" … "'
-
-
 async def search_documents(
     search_term: str,
     limit: int = 50,
     *,
     language: str | None = None,
+    where: Mapping[str, Any] | None = None,
     content: bool = True,
+    exact: bool = False,
     conn: Connection | None = None,
 ) -> list[Document]:
     """
@@ -504,63 +567,89 @@ async def search_documents(
     `<mark>`; the text around them is the document's own and not escaped for HTML. *language* confines the search to
     documents in it; *content* False leaves the whole text out.
     """
-    check_page(limit, 0, DocumentError)
-    query = parse_search(search_term)
-    if not (query.words or query.required):
-        return []
-    sql = _SEARCH.format(columns=_COLUMNS if content else _COLUMNS_WITHOUT_CONTENT)
-    arguments = (*query, None if language is None else _configuration("", language), limit, _HEADLINE)
-    rows = await _read(conn, "search documents", lambda c: c.fetch(sql, *arguments))
-    return [_document(row, rank=row["rank"], snippet=row["snippet"]) for row in rows]
+    wanted = Wanted(limit, 1, language, where, exact)
+    columns = _COLUMNS if content else _COLUMNS_WITHOUT_CONTENT
+    rows = await find_sections(search_term, wanted, columns, conn=conn)
+    return [_document(row, rank=row["rank"], heading=row["heading"], snippet=snippet_of(row)) for row in rows]
 
 
-_UPDATE_CONTENT = """
-    UPDATE document
-       SET content = $2, updated_at = clock_timestamp()
-     WHERE code = $1
-    RETURNING true
-"""
-_UPDATE_CONTENT_SHARED = f"""
+_UPDATE_CONTENT = f"""
     WITH {LOCK_GUARD},
-    given AS (
-        SELECT *
-          FROM unnest($2::text[], $3::text[]) AS given (code, content)
+    given AS MATERIALIZED (
+        SELECT code, content, content_hash, section_keys::uuid[] AS section_keys,
+               section_starts::integer[] AS section_starts, section_headings::text[] AS section_headings
+          FROM unnest($2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[])
+                   AS given (code, content, content_hash, section_keys, section_starts, section_headings)
+    ),
+    seen AS MATERIALIZED (
+        SELECT id, code, name, language, indexed_state, xmin::text AS version
+          FROM document
+         WHERE code = ANY($2)
     ),
     locked AS MATERIALIZED (
-        SELECT document.code
+        SELECT document.code, document.xmin::text AS version
           FROM lock_guard, document
          WHERE document.code = ANY($2)
          ORDER BY document.code COLLATE "C"
            FOR NO KEY UPDATE OF document
-    )
-    UPDATE document
-       SET content = given.content, updated_at = clock_timestamp()
+    ),
+    changed AS MATERIALIZED (
+        SELECT seen.id AS old_id, code, name, language, content, section_keys, section_starts, section_headings,
+               new_state, indexed_state IS DISTINCT FROM new_state AS recut,
+               substr(indexed_state, 65) = substr(new_state, 65) AS same_title
+          FROM locked
+          JOIN seen USING (code, version)
+          JOIN given USING (code)
+         CROSS JOIN LATERAL (SELECT document_state(language, name, content_hash) AS new_state) AS made
+    ),
+    written AS (
+        UPDATE document
+           SET content = changed.content, updated_at = clock_timestamp(), section_keys = changed.section_keys,
+               section_starts = changed.section_starts, indexed_state = changed.new_state
+          FROM changed
+         WHERE document.code = changed.code
+        RETURNING document.id, document.code
+    ),
+    {REPLACE_SECTIONS}
+    SELECT locked.code, written.code IS NOT NULL AS written, changed.code IS NULL AS moved
       FROM locked
-      JOIN given USING (code)
-     WHERE document.code = locked.code
-    RETURNING document.code
+      LEFT JOIN changed USING (code)
+      LEFT JOIN written USING (code)
 """
 
 
-async def _update_shared(c: Connection, items: Sequence[tuple[str, str]], limits: Limits) -> list[bool]:
-    codes, contents = zip(*items, strict=True)
-    rows = await c.fetch(_UPDATE_CONTENT_SHARED, limits.lock_timeout, codes, contents)
-    updated = {row["code"] for row in rows}
-    return [code in updated for code in codes]
+class _Text(NamedTuple):
+    """The content of a document that is to be replaced; as in `Row`."""
+
+    code: str
+    content: str
+    content_hash: bytes
+    sections: list[Section]
 
 
-async def _update_alone(c: Connection, item: tuple[str, str]) -> bool:
-    return await c.fetchval(_UPDATE_CONTENT, *item) is True
+async def _update_once(c: Connection, items: Sequence[_Text], limits: Limits) -> list[bool | NotYet]:
+    arguments = [(*item[:-1], *section_arrays(item.sections)) for item in items]
+    columns = [list(column) for column in zip(*arguments, strict=True)]
+    rows = await c.fetch(_UPDATE_CONTENT, limits.lock_timeout, *columns)
+    found = {row["code"]: NOT_YET if row["moved"] else bool(row["written"]) for row in rows}
+    return [found.get(item.code, False) for item in items]
+
+
+async def _update_alone(c: Connection, item: _Text) -> bool:
+    (updated,) = await _persist(lambda items: _update_once(c, items, ALONE), c, [item])
+    if updated is NOT_YET:
+        raise DocumentError(f"cannot update {_named(item.code)}: others change it all the time", retryable=True)
+    return updated
 
 
 _update = SharedStatement(
-    _update_shared,
+    _update_once,
     alone=_update_alone,
     kind=DocumentError,
-    doing=lambda item: f"update {_named(item[0])}",
+    doing=lambda item: f"update {_named(item.code)}",
     changes=True,
-    key=lambda item: item[0],
-    size=lambda item: bytes_of(*item),
+    key=lambda item: item.code,
+    size=lambda item: bytes_of(item.code, item.content),
 )
 
 
@@ -571,13 +660,22 @@ async def update_document_content(code: str, content: str, *, conn: Connection |
     Raises `DocumentError` where PostgreSQL cannot store the text (a NUL character, more than 64 MiB).
     """
     _check_text(code, "", content)
-    return await _update.call((code, content), conn)
+    data = content.encode(errors="surrogatepass")
+    return await _update.call(_Text(code, content, hashlib.sha256(data).digest(), cut_sections(data)), conn)
 
 
 _DELETE = """
-    DELETE FROM document
-     WHERE code = $1
-    RETURNING true
+    WITH deleted AS (
+        DELETE FROM document
+         WHERE code = $1
+        RETURNING id
+    ),
+    sections AS (
+        DELETE FROM document_section
+         WHERE document_id IN (SELECT id FROM deleted)
+    )
+    SELECT true
+      FROM deleted
 """
 _DELETE_SHARED = f"""
     WITH {LOCK_GUARD},
@@ -587,11 +685,19 @@ _DELETE_SHARED = f"""
          WHERE document.code = ANY($2)
          ORDER BY document.code COLLATE "C"
            FOR UPDATE OF document
+    ),
+    deleted AS (
+        DELETE FROM document
+         USING locked
+         WHERE document.code = locked.code
+        RETURNING document.id, document.code
+    ),
+    sections AS (
+        DELETE FROM document_section
+         WHERE document_id IN (SELECT id FROM deleted)
     )
-    DELETE FROM document
-     USING locked
-     WHERE document.code = locked.code
-    RETURNING document.code
+    SELECT code
+      FROM deleted
 """
 
 

@@ -8,12 +8,12 @@ their codes, byte by byte, so that two who meet wait for each other and do not d
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from .connect_db import Connection, Record, get_db_transaction, perform
 from .document import Row, check_codes, row_of, upsert_rows
 from .exceptions import DocumentError, OutcomeUnknownError
+from .search.writing import binary_arrays, headings_array, insert_sections, state_of
 
 _CHUNK = 64 * 2**10  # bytes that are handed to the driver at once: it copies what it is handed, and then sends it
 
@@ -42,8 +42,8 @@ async def insert_documents(
     """
     rows = _rows_of(documents)
     try:
-        # a savepoint: a statement that fails would abort the caller's transaction
-        async with get_db_transaction(conn=conn) if conn is not None else nullcontext(None) as c:
+        # with conn=, a savepoint: a statement that fails would abort the caller's transaction
+        async with get_db_transaction(conn=conn) as c:
             await _copy(sorted(rows, key=lambda row: row.code), c)
     except (DocumentError, OutcomeUnknownError, UnicodeEncodeError) as exc:
         if isinstance(exc, OutcomeUnknownError) and isinstance(exc.original_error, TimeoutError):
@@ -74,17 +74,27 @@ async def _upsert(rows: list[Row], conn: Connection | None) -> list[dict[str, An
     return [{"id": record["id"], "code": record["code"], "status": record["status"]} for record in records]
 
 
-_COPIED = ("id", "code", "name", "metadata", "language", "source", "content")
+_COPIED = (
+    "id", "code", "name", "metadata", "language", "source", "section_keys", "section_starts", "indexed_state", "content"
+)  # fmt: skip
+# The text of the sections is in the server already.
+_COPY_SECTIONS = insert_sections("""
+    (SELECT document.id, document.language, document.name,
+            coalesce(document.content_bytes, document_bytes(document.content)) AS bytes,
+            document.section_keys, document.section_starts, given.headings::text[] AS section_headings
+       FROM unnest($1::uuid[], $2::text[]) AS given (id, headings)
+       JOIN document USING (id)
+     OFFSET 0)
+""")
 
 
-async def _copy(rows: list[Row], conn: Connection | None) -> None:
+async def _copy(rows: list[Row], conn: Connection) -> None:
+    async def copy(c: Connection) -> None:
+        await c.copy_to_table("document", source=_copy_stream(rows), columns=_COPIED, format="binary")
+        await c.execute(_COPY_SECTIONS, [row.id for row in rows], [headings_array(row.sections) for row in rows])
+
     await perform(
-        lambda c: c.copy_to_table("document", source=_copy_stream(rows), columns=_COPIED, format="binary"),
-        conn=conn,
-        kind=DocumentError,
-        doing=f"store {len(rows)} documents",
-        changes=True,
-        repeatable=False,
+        copy, conn=conn, kind=DocumentError, doing=f"store {len(rows)} documents", changes=True, repeatable=False
     )
 
 
@@ -100,7 +110,10 @@ async def _copy_stream(rows: list[Row]) -> AsyncIterator[bytes]:
         source = None if row.source is None else row.source.encode()
         metadata = b"\1" + row.metadata.encode()  # the version of jsonb's binary format
         waiting += len(_COPIED).to_bytes(2, "big")
-        for value in (row.id.bytes, row.code.encode(), row.name.encode(), metadata, row.language.encode(), source):
+        state = state_of(row.language, row.name, row.content_hash).encode()
+        keys, starts = binary_arrays(row.sections)
+        for value in (row.id.bytes, row.code.encode(), row.name.encode(), metadata, row.language.encode(), source,
+                      keys, starts, state):  # fmt: skip
             waiting += _field(value)
         waiting += len(content).to_bytes(4, "big")
         for start in range(0, len(content), _CHUNK):
@@ -117,23 +130,32 @@ def _field(value: bytes | None) -> bytes:
 
 
 _DELETE_MANY = """
-    DELETE FROM document
-     WHERE code IN (SELECT code FROM document WHERE code = ANY($1) ORDER BY code COLLATE "C" FOR UPDATE)
+    WITH deleted AS (
+        DELETE FROM document
+         WHERE code IN (SELECT code FROM document WHERE code = ANY($1) ORDER BY code COLLATE "C" FOR UPDATE)
+        RETURNING id
+    ),
+    sections AS (
+        DELETE FROM document_section
+         WHERE document_id IN (SELECT id FROM deleted)
+    )
+    SELECT count(*)
+      FROM deleted
 """
 
 
 async def delete_documents(codes: Sequence[str], *, conn: Connection | None = None) -> int:
     """Delete the documents under *codes*, all in one statement; how many there were."""
     check_codes(codes)
-    status = await perform(
-        lambda c: c.execute(_DELETE_MANY, list(codes)),
+    count = await perform(
+        lambda c: c.fetchval(_DELETE_MANY, list(codes)),
         conn=conn,
         kind=DocumentError,
         doing=f"delete {len(codes)} documents",
         changes=True,
         repeatable=False,
     )
-    return int(status.rpartition(" ")[2])
+    return int(count)
 
 
 _FINGERPRINTS = """

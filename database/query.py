@@ -524,6 +524,14 @@ def build_page(table: Table, wanted: Selection) -> Built:
     return parameters.build(sql, columns)
 
 
+def build_condition(table: Table, where: Shape, first: int) -> Built:
+    """The condition alone, on `this`, for a statement whose own parameters end before $*first*."""
+    parameters = _Parameters()
+    parameters.sources += [(None, None)] * (first - 1)
+    written = _write(where, table, parameters)
+    return Built(written, parameters.sources[first - 1 :], ())
+
+
 def build_count(table: Table, where: Shape | None) -> Built:
     """How many rows fit."""
     parameters = _Parameters()

@@ -26,6 +26,7 @@ from ..document import init_document_table, search_documents
 from ..exceptions import DatabaseError
 from ..ingestion import ingest_directory
 from ..search import text_search_configuration
+from ..search.refresh import refresh_search_index
 from ..settings import configure, get_settings
 from .checks import applied_migrations, migrations, run_checks
 from .demo import find_own_documents, run_demo
@@ -54,6 +55,8 @@ server = typer.Typer(
     epilog='Example: psql "$(python -m database server psql-uri)"',
 )
 app.add_typer(server, name="server")
+index = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="The search index, by hand.")
+app.add_typer(index, name="index")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print more log lines, and a traceback with an error.")]
@@ -218,6 +221,26 @@ async def _search(terminal: Terminal, query: str, limit: int, language: str | No
         terminal.talk("nothing found")
     logging.getLogger("database").debug("searched for %.1f ms", (time.perf_counter() - began) * 1000)
     terminal.give(rows)
+    return 0
+
+
+@index.command(epilog="Example: python -m database index refresh")
+def refresh(as_json: Json = False, debug: Debug = False) -> None:
+    """
+    Bring the search index up to date.
+
+    Documents that came by other means than this package are cut into sections, without which they are not found; and in
+    large collections, lists are made that make searches for common words fast. Every ingest does the latter at its end.
+    """
+    _run(_refresh, as_json, debug)
+
+
+async def _refresh(terminal: Terminal) -> int:
+    report = await refresh_search_index()
+    terminal.show(f"{report['sections']:,} sections, lists for {report['lists']:,} common words")
+    if report["documents"]:
+        terminal.show(f"{report['documents']:,} documents were cut into sections")
+    terminal.give(report)
     return 0
 
 

@@ -131,6 +131,7 @@ async def ingest_directory(
             await run.store(files, sources, c)
             if prune:
                 await run.prune(files, tree, prefix, mark, c)
+        await run.refresh_search()
         return run.result(hidden=tree.hidden)
 
 
@@ -171,6 +172,7 @@ async def ingest_files_batch(
     run.expected = len(file_configs)
     async with FileThread() as files, run.transaction() as c:
         await run.store(files, sources_of(file_configs), c)
+    await run.refresh_search()
     return run.result()
 
 

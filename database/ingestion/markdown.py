@@ -6,15 +6,14 @@ Pure, and bounded in time whatever the text is: nothing here raises because of w
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from ..markup import LONGEST_HEADING, plain_text, without_closing_marks
 
 MAX_FRONT_MATTER = 64 * 1024  # characters
 _WINDOW = 100_000  # characters in which the first heading is looked for
 _HEAD = 1_024  # bytes in which it mostly is
-_LONGEST_TITLE = 1_000  # characters
 
 # The rule of Jekyll and Pandoc: the first line is `---`, a later one `---` or `...`. A byte order mark may come before.
 _OPENING = re.compile(r"\ufeff?---[ \t]*\r?\n")
@@ -56,7 +55,7 @@ def read_markdown(text: str) -> Markdown:
     if found is None:
         return Markdown(find_heading(text), {}, "its front matter does not consist of `key: value`")
     metadata, title = found
-    title = " ".join((title or "").split())[:_LONGEST_TITLE]
+    title = " ".join((title or "").split())[:LONGEST_HEADING]
     return Markdown(title or find_heading(text, end), metadata)
 
 
@@ -72,7 +71,7 @@ def read_encoded_markdown(data: bytes) -> Markdown:
     """
     first = data[: data.find(b"\n", 0, _HEAD) + 1].decode(errors="replace")
     plain = _PLAIN_HEADING.match(first)
-    if plain and len(plain[1]) <= _LONGEST_TITLE:
+    if plain and len(plain[1]) <= LONGEST_HEADING:
         return Markdown(plain[1], {})
     head = data[: data.rfind(b"\n", 0, _HEAD) + 1].decode(errors="replace")  # whole lines, which say the same
     if not _OPENING.match(head) and (title := find_heading(head)):
@@ -143,7 +142,7 @@ class _HeadingScanner:
         if self._begins_block(body):
             self._paragraph.clear()
             marks = _ATX.match(body)
-            return _without_closing_marks(body[marks.end() :]) if marks else None
+            return without_closing_marks(body[marks.end() :]) if marks else None
         if not self._contained:
             self._paragraph.append(body)
         return None
@@ -178,48 +177,3 @@ class _HeadingScanner:
         if opened:
             end = f"</{opened[1].lower()}>" if opened[1] else "-->"
             self._end_of_html = "" if end in body.lower() else end
-
-
-# Pandoc's and kramdown's attributes: { #anchor .class key=value }
-_ATTRIBUTES = re.compile(r"[ \t]*\{:?[ \t]*(?:[#.][^\s{}]|[\w-]+=)[^{}]*\}$")
-
-
-def _without_closing_marks(heading: str) -> str:
-    """`Title ## { #anchor }` and `Title { #anchor } ##` without both."""
-    heading = _ATTRIBUTES.sub("", heading.strip()[: 2 * _LONGEST_TITLE])
-    shorter = heading.rstrip("#")
-    return shorter.rstrip() if shorter.endswith((" ", "\t")) or not shorter else heading
-
-
-# Code spans and escaped characters first: what is in them is no markup. Patterns cannot run away: a heading is short.
-_LITERAL = re.compile(r"\\([!-/:-@\[-`{-~])|(?<!`)(`+)(?!`)(.+?)(?<!`)\2(?!`)")
-_MARKS = frozenset("\\`*_~[<&")
-_MARKUP: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
-    (re.compile(r"<(https?://[^<>\s]*|[^<>\s@]+@[^<>\s]+)>"), r"\1"),
-    (re.compile(r"<!--.*?-->|</?[a-z][^<>]*>", re.IGNORECASE), ""),
-    (re.compile(r"!\[([^\[\]]*)\](?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]]*\])"), r"\1"),
-    (re.compile(r"\[([^\[\]]*)\](?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]]*\])"), r"\1"),
-    (re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*"), r"\1"),
-    (re.compile(r"\*(?=\S)(.+?)(?<=\S)\*"), r"\1"),
-    (re.compile(r"(?<!\w)__(?=\S)(.+?)(?<=\S)__(?!\w)"), r"\1"),
-    (re.compile(r"(?<!\w)_(?=\S)(.+?)(?<=\S)_(?!\w)"), r"\1"),
-    (re.compile(r"~~(?=\S)(.+?)(?<=\S)~~"), r"\1"),
-    (re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|\w{1,32});"), lambda entity: html.unescape(entity[0])),
-]
-
-
-def plain_text(heading: str) -> str:
-    """The Markdown of one *heading* without its markup: emphasis, code, links, images, HTML, escapes, attributes."""
-    literals: list[str] = []
-
-    def put_aside(found: re.Match[str]) -> str:
-        literals.append(found[1] or found[3].strip())
-        return f"\0{len(literals) - 1}\0"
-
-    text = _ATTRIBUTES.sub("", heading[: 2 * _LONGEST_TITLE].replace("\0", "").strip())
-    if not _MARKS.isdisjoint(text):
-        text = _LITERAL.sub(put_aside, text)
-        for pattern, replacement in _MARKUP:
-            text = pattern.sub(replacement, text)
-        text = re.sub("\0(\\d+)\0", lambda found: literals[int(found[1])], text)
-    return " ".join(text.split())[:_LONGEST_TITLE]

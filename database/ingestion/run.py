@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, nullcontext
@@ -23,9 +24,12 @@ from ..document_batches import (
     upsert_documents,
 )
 from ..exceptions import ConnectionPoolError, DatabaseError, DocumentError, IngestionError, OutcomeUnknownError, reason
+from ..search.refresh import refresh_lists
 from .file_thread import FileThread
 from .source_documents import Batch, Comparison, DocumentRow, Failure, Source, code_of, compare_files, read_batch
 from .source_files import SourceTree
+
+log = logging.getLogger("database")
 
 Progress = Callable[[dict[str, Any]], object]
 Sources = Generator[Source | Failure, None, None]
@@ -88,6 +92,17 @@ class IngestionRun:
             "failures": [failure.entry() for failure in self._failures],
             "warnings": [warning.entry() for warning in self._warnings],
         }
+
+    async def refresh_search(self) -> None:
+        """Bring the lists of the search up to date; not in a caller's transaction, which they would wait for."""
+        if self._dry_run or self._conn is not None or not (self._counts["inserted"] or self._counts["updated"]):
+            return
+        try:
+            await refresh_lists()
+        except DatabaseError as exc:  # what was stored is stored, and found
+            log.warning(
+                "the ingestion of %s is complete, but not the lists that make searches faster: %s", self._what, exc
+            )
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection | None]:

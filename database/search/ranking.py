@@ -1,0 +1,403 @@
+"""
+Sections ranked by BM25, in one statement of plain PostgreSQL.
+
+For one lexeme, `ts_rank` is a fixed, strictly increasing function of how often it occurs, so the term frequency comes
+out of a tsvector at the speed of C. Lexemes that very many sections hold have lists of the sections where they weigh
+most (refresh.py): those are added up, and the best of them are ranked exactly, beside all that hold a rarer lexeme and
+all that are newer than the lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..codecs import decode_json
+from ..columns import known_table, read_table
+from ..connect_db import Connection, Record, perform
+from ..exceptions import DocumentError
+from ..query import Built, build_condition, check_page, read_where
+from . import text_search_configuration
+from .question import parse_question
+
+# The usual constants of BM25. A word in the title counts as three, one in a heading as two.
+K1, B = 1.2, 0.75
+_RESCORED = 500  # of those that the lists name
+_FEW = 1_000  # documents that a filter leaves whose sections are all looked at
+_COUNTED, _SAMPLED = 1_000, 300
+
+# How often the lexemes of a query occur, from ts_rank: 1/1² + 1/2² + … + 1/n², divided by what that comes to in the end.
+_OCCURRENCES = "round(1 / (1.64493406685 * (1 - ts_rank('{{{weights}}}', {search}, {query}))) - 0.5)"
+
+
+def impact(search: str, query: str, length: str) -> str:
+    """The SQL of what *query*, one lexeme, adds to the rank of *search*, but for its weight; *length* is the average."""
+    frequency = " + ".join(
+        _OCCURRENCES.format(weights=weights, search=search, query=query)
+        for weights in ("1,1,1,1", "0,0,1,1", "0,0,0,1")
+    )
+    return f"""
+        (SELECT {K1 + 1} * frequency / (frequency + {K1} * ({1 - B} + {B} * length({search}) / {length}))
+           FROM (SELECT {frequency} AS frequency) AS counted)
+    """
+
+
+LEXEME_QUERY = r"""('''' || replace(replace({lexeme}, '\', '\\'), '''', '''''') || '''')"""
+
+# The score of `section`, whose language's terms are in `term`.
+_SCORE = f"""
+    (SELECT sum(term.weight * {impact("section.search", "term.query", "size.length")})
+       FROM term, size
+      WHERE term.language = section.language)
+"""
+# $1 alternatives, $2 what must occur, $3 what must not, $4 $5 all that count and how often, $6 how many sections of a
+# document, $7 how many at all, $8 how many are ranked exactly, $9 whether lists may be used, $10 language.
+# The languages in use are found by skipping through the index (https://wiki.postgresql.org/wiki/Loose_indexscan).
+_PARAMETERS = 10
+_TERMS = f"""
+    used AS (
+        (SELECT language FROM document ORDER BY language LIMIT 1)
+        UNION ALL
+        SELECT (SELECT document.language
+                  FROM document
+                 WHERE document.language > used.language
+                 ORDER BY document.language
+                 LIMIT 1)
+          FROM used
+         WHERE used.language IS NOT NULL
+    ),
+    asked AS MATERIALIZED (
+        SELECT *
+          FROM (SELECT language, section_query(language, $1, $2, $3) AS query,
+                       coalesce(section_query(language, $3, '{{}}', '{{}}'), '') AS excluded,
+                       section_query(language, '{{}}', $2, '{{}}') IS NOT NULL AS demands
+                  FROM used
+                 WHERE language = coalesce($10, language)
+                OFFSET 0) AS parts
+         WHERE query IS NOT NULL
+    ),
+    sample AS MATERIALIZED (
+        SELECT search, ctid
+          FROM document_section
+         ORDER BY id DESC
+         LIMIT {_SAMPLED}
+    ),
+    segment AS MATERIALIZED (
+        SELECT segment.id, segment.epoch, segment.up_to, state.length
+          FROM document_head_state AS state
+          JOIN document_head_segment AS segment ON segment.epoch = state.epoch AND segment.is_ready
+    ),
+    size AS MATERIALIZED (
+        SELECT greatest(1, guessed.sections)::double precision AS sections,
+               greatest(1, coalesce((SELECT max(length) FROM segment), (SELECT avg(length(search)) FROM sample)))
+                   ::double precision AS length,
+               (SELECT coalesce(max(up_to), 0) FROM segment) AS up_to
+          FROM (SELECT CASE WHEN sampled < {_SAMPLED} THEN sampled
+                            WHEN reltuples < 0 OR relpages = 0 THEN sampled / density * pages
+                            ELSE reltuples / relpages * pages END AS sections
+                  FROM (SELECT count(*)::float8 AS sampled, count(DISTINCT (ctid::text::point)[0]) AS density
+                          FROM sample) AS counted,
+                       (SELECT reltuples, relpages,
+                               pg_relation_size(oid) / current_setting('block_size')::integer AS pages
+                          FROM pg_class
+                         WHERE oid = 'document_section'::regclass) AS relation) AS guessed
+    ),
+    term AS MATERIALIZED (
+        SELECT lexeme.*, counted,
+               occurrences * ln(1 + (greatest(sections, found) - found + 0.5) / (found + 0.5)) AS weight
+          FROM size
+         CROSS JOIN (
+            SELECT asked.language, word.lexeme, word.count AS occurrences,
+                   ({LEXEME_QUERY.format(lexeme="word.lexeme")} || CASE WHEN word.begins THEN ':*' ELSE '' END)::tsquery
+                       AS query,
+                   head.*, $9::boolean AND head.frequency IS NOT NULL AND NOT asked.demands AS is_listed
+              FROM asked
+             CROSS JOIN LATERAL section_lexemes(asked.language, $4, $5) AS word
+              LEFT JOIN LATERAL (
+                SELECT sum(head.frequency) AS frequency, max(head.cutoff) AS cutoff, min(head.lexeme) AS number
+                  FROM document_head_lexeme AS listed
+                  JOIN document_head AS head ON head.lexeme = listed.number
+                  JOIN segment ON segment.id = head.segment
+                 WHERE listed.lexeme = word.lexeme AND listed.language = asked.language
+                   AND listed.epoch = segment.epoch AND NOT word.begins
+              ) AS head ON true
+            OFFSET 0
+         ) AS lexeme
+         CROSS JOIN LATERAL (
+            SELECT CASE WHEN frequency IS NOT NULL THEN frequency
+                        ELSE (SELECT count(*)
+                                FROM (SELECT
+                                        FROM document_section AS section
+                                       WHERE section.search @@ lexeme.query AND section.language = lexeme.language
+                                       LIMIT {_COUNTED}) AS few)
+                   END AS counted
+            OFFSET 0
+         ) AS exactly
+         CROSS JOIN LATERAL (
+            SELECT CASE WHEN frequency IS NOT NULL OR counted < {_COUNTED} THEN counted
+                        ELSE greatest(counted, sections * (SELECT avg((search @@ lexeme.query)::integer) FROM sample))
+                   END AS found
+            OFFSET 0
+         ) AS nearly
+    ),
+    plan AS MATERIALIZED (
+        SELECT asked.language, asked.query, coalesce(listed, false) AS listed,
+               CASE WHEN listed THEN rare && !!asked.excluded ELSE asked.query END AS rare,
+               coalesce(tail, 0) AS tail
+          FROM asked
+          LEFT JOIN (SELECT language, bool_or(is_listed) AS listed, sum(weight * cutoff) FILTER (WHERE is_listed) AS tail,
+                            string_agg(query::text, ' | ') FILTER (WHERE NOT is_listed)::tsquery AS rare
+                       FROM term
+                      GROUP BY language) AS terms USING (language)
+    )
+"""
+_FILTER = """,
+    chosen AS MATERIALIZED (
+        SELECT this.id
+          FROM document AS this
+         WHERE (SELECT sum(counted) > {few} FROM term) AND {condition}
+         LIMIT {few} + 1
+    ),
+    few AS MATERIALIZED (
+        SELECT (SELECT sum(counted) > {few} FROM term) AND (SELECT count(*) <= {few} FROM chosen) AS are_few
+    )
+"""
+_FITS = "JOIN document AS this ON this.id = section.document_id AND {condition}"
+_SCORED = """,
+    headed AS MATERIALIZED (
+        SELECT id, sum(impact * weight) AS bound
+          FROM (SELECT unnest(head.ids) AS id, unnest(head.impacts) AS impact, term.weight
+                  FROM term
+                  JOIN document_head AS head ON head.lexeme = term.number
+                  JOIN segment ON segment.id = head.segment
+                 WHERE term.is_listed {many}) AS listed
+         GROUP BY id
+         ORDER BY bound DESC
+         LIMIT {listed}
+    ),
+    best_headed AS MATERIALIZED (
+        SELECT section.id, section.document_id, section.key, headed.bound, {score} AS score
+          FROM headed
+          JOIN document_section AS section ON section.id = headed.id
+          JOIN plan ON plan.language = section.language
+          {fits}
+         WHERE ts_match_vq(section.search, plan.query) AND ts_match_vq(section.search, plan.rare) IS NOT TRUE
+         LIMIT $8
+    ),
+    scored AS (
+        SELECT section.id, section.document_id, section.key, {score} AS score
+          FROM plan
+          JOIN document_section AS section
+            ON section.search @@ plan.rare AND section.language = plan.language
+          {fits}
+         WHERE (NOT plan.listed OR ts_match_vq(section.search, plan.query)) {many}
+        UNION ALL
+        SELECT id, document_id, key, score
+          FROM best_headed
+        UNION ALL
+        SELECT section.id, section.document_id, section.key, {score}
+          FROM (SELECT id, document_id, key, language, search
+                  FROM document_section
+                 WHERE id > (SELECT up_to FROM size) AND (SELECT bool_or(listed) FROM plan) {many}
+                OFFSET 0) AS section
+          JOIN plan ON plan.listed AND plan.language = section.language
+          {fits}
+         WHERE section.search @@ plan.query AND (section.search @@ plan.rare) IS NOT TRUE
+        {scored_few}
+    ),
+    best AS MATERIALIZED (
+        SELECT *
+          FROM scored
+         ORDER BY score DESC, id DESC
+         LIMIT $8
+    ),
+    placed AS (
+        SELECT best.*, row_number() OVER (PARTITION BY document_id ORDER BY score DESC, id DESC) AS place
+          FROM best
+    ),
+    found AS MATERIALIZED (
+        SELECT *
+          FROM placed
+         WHERE place <= $6
+         ORDER BY score DESC, id DESC
+         LIMIT $7 + {spare}
+    )
+"""
+_SCORED_FEW = """
+        UNION ALL
+        SELECT section.id, section.document_id, section.key, {score}
+          FROM chosen
+          JOIN document_section AS section ON section.document_id = chosen.id
+          JOIN plan ON plan.language = section.language
+         WHERE (SELECT are_few FROM few) AND ts_match_vq(section.search, plan.query)
+"""
+# The text of a document that has changed since by other means is not that of its sections: nothing is cut out of it.
+_SELECT = """,
+    result AS (
+        SELECT {columns}, score AS rank, headings AS heading, section_text, {more}
+               section_marks(document.language, section_text, $4) AS section_marks, section_id
+          FROM (SELECT document.*, found.score, section.id AS section_id, section.headings,
+                       array_position(document.section_keys, found.key) AS place,
+                       indexed_state = document_state(document.language, name, content_hash) AS is_fresh
+                  FROM found
+                  JOIN document ON document.id = found.document_id
+                  JOIN document_section AS section ON section.id = found.id
+                 ORDER BY score DESC, section_id DESC) AS document
+         CROSS JOIN LATERAL (
+            SELECT coalesce(CASE WHEN is_fresh THEN
+                       section_text(bytes, start, coalesce(section_starts[place + 1], octet_length(bytes)) - start)
+                   END, '') AS section_text
+              FROM (SELECT coalesce(content_bytes, document_bytes(content)) AS bytes, section_starts[place] AS start
+                    OFFSET 0) AS whole
+         ) AS piece
+         WHERE place IS NOT NULL OR is_fresh IS NOT TRUE
+         ORDER BY score DESC, section_id DESC
+         LIMIT $7
+    )
+    SELECT result.*, facts.*
+      FROM (SELECT (SELECT count(*) FROM best) AS ranked, (SELECT coalesce(bool_or(listed), false) FROM plan) AS listed,
+                   (SELECT coalesce(max(tail), 0) FROM plan) AS tail,
+                   (SELECT CASE WHEN count(*) >= $8 THEN min(bound) ELSE 0 END FROM best_headed) AS cut) AS facts
+      LEFT JOIN result ON true
+     ORDER BY rank DESC, section_id DESC
+"""
+_SPARE = 10
+_LISTED = 20_000  # of which a filter may leave few
+_MOST = 2**31
+_NEARLY = 1 - 1e-6  # the lists hold single precision
+
+
+def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
+    """
+    The statement that returns *columns* of `document`, and *more*, for the best sections.
+
+    Of documents that fit the *condition* on `this`, whose parameters begin with $11.
+    """
+    fits = "" if condition is None else _FITS.format(condition=condition)
+    many = "" if condition is None else "AND NOT (SELECT are_few FROM few)"
+    scored_few = "" if condition is None else _SCORED_FEW.format(score=_SCORE)
+    filtered = "" if condition is None else _FILTER.format(few=_FEW, condition=condition)
+    listed = "$8" if condition is None else str(_LISTED)
+    scored = _SCORED.format(score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, spare=_SPARE)
+    return f"WITH RECURSIVE {_TERMS}{filtered}{scored}{_SELECT.format(columns=columns, more=more)}"
+
+
+class Wanted(NamedTuple):
+    """What is looked for, but for the words; *max_per_document* None: as many as there are."""
+
+    limit: int
+    max_per_document: int | None
+    language: str | None
+    where: Mapping[str, Any] | None
+    exact: bool
+
+
+async def find_sections(
+    search_term: str, wanted: Wanted, columns: str, *, more: str = "", conn: Connection | None
+) -> list[Record]:
+    """
+    The best sections for *search_term*, best first, each with the *columns* of its document.
+
+    And with rank, heading, section_text, section_marks, and *more*.
+    """
+    check_page(wanted.limit, 0, DocumentError)
+    check_page(wanted.max_per_document or 0, 0, DocumentError)
+    configuration = None if wanted.language is None else text_search_configuration(wanted.language)
+    if wanted.language is not None and configuration is None:
+        raise DocumentError("language= is a name such as 'german' or an ISO 639-1 code such as 'de'")
+    question = parse_question(search_term)
+    if not wanted.limit or wanted.max_per_document == 0 or not (question.alternatives or question.demanded):
+        return []
+    condition, values = await _read_condition(wanted.where, conn)
+    sql = build_search(columns, condition, more=more)
+    limit = min(wanted.limit, _MOST)
+    rescored = max(_RESCORED, 10 * limit)
+    use_lists = True
+    while True:
+        arguments = (
+            question.alternatives,
+            question.demanded,
+            question.excluded,
+            question.alternatives + question.demanded,
+            question.counts + (1,) * len(question.demanded),
+            min(wanted.max_per_document or limit, limit),
+            limit,
+            rescored,
+            use_lists,
+            configuration,
+            *values,
+        )
+        rows = await perform(
+            lambda c: c.fetch(sql, *arguments),  # noqa: B023 (awaited at once)
+            conn=conn,
+            kind=DocumentError,
+            doing="search documents",
+            changes=False,
+            repeatable=True,
+        )
+        found = [row for row in rows if row["rank"] is not None]
+        ranked, listed = rows[0]["ranked"], rows[0]["listed"]
+        beyond = rows[0]["cut"] + rows[0]["tail"]  # no section that was not ranked is better
+        if listed and beyond and (len(found) < limit or (wanted.exact and found[-1]["rank"] < beyond * _NEARLY)):
+            use_lists = False
+        elif len(found) < limit and ranked >= rescored:
+            rescored *= 10
+        else:
+            return found
+
+
+async def _read_condition(where: Mapping[str, Any] | None, conn: Connection | None) -> tuple[str | None, list[Any]]:
+    shape, values = read_where(where)
+    if shape is None:
+        return None, []
+    table = known_table("document", "public", conn) or await read_table("document", "public", conn)
+    built: Built = table.query(("search", shape), lambda: build_condition(table, shape, _PARAMETERS + 1))
+    return built.sql, built.arguments(values)
+
+
+# --- sections
+
+
+_COLUMNS = """
+    document.id::text AS document_id, code, name, metadata::text AS metadata, language, source, created_at, updated_at
+"""
+_MORE = "coalesce(place, 1) - 1 AS position, coalesce(section_starts[place], 0) AS start,"
+_KEYS = (
+    "document_id", "code", "name", "metadata", "language", "source", "created_at", "updated_at",
+    "position", "start", "heading", "text", "rank", "snippet",
+)  # fmt: skip
+
+
+async def search_sections(
+    search_term: str,
+    limit: int = 10,
+    *,
+    max_per_document: int | None = None,
+    language: str | None = None,
+    where: Mapping[str, Any] | None = None,
+    exact: bool = False,
+    conn: Connection | None = None,
+) -> list[dict[str, Any]]:
+    """
+    The sections of documents that fit *search_term* best, best first, for retrieval; an empty list where none does.
+
+    As `search_documents`, but any number of sections of one document, or at most *max_per_document*. Each is a dict:
+    `text`, the `heading` path above it ("Install > Linux"), `rank` and `snippet`, its `position` among the sections of
+    its document (from 0) and where it begins there (`start`, in bytes of UTF-8), and of the document document_id, code,
+    name, metadata, language, source, created_at and updated_at.
+    """
+    wanted = Wanted(limit, max_per_document, language, where, exact)
+    rows = await find_sections(search_term, wanted, _COLUMNS, more=_MORE, conn=conn)
+    sections = []
+    for row in rows:
+        section = dict(row)
+        section["metadata"] = decode_json(section["metadata"])
+        section["text"] = section["section_text"]
+        section["snippet"] = snippet_of(row)
+        sections.append({key: section[key] for key in _KEYS})
+    return sections
+
+
+def snippet_of(row: Record) -> str:
+    """The best passage of a section that `find_sections` has found, with the words in `<mark>`."""
+    return str(row["section_marks"]).replace("\1", "<mark>").replace("\2", "</mark>")

@@ -1,0 +1,446 @@
+"""
+What keeps the search up to date in the background: sections of documents that have none, and lists for common words.
+
+Everything happens in short transactions, and any number of workers may do it at once. Documents that somebody else is
+writing are left to the next time; nobody waits for this, but for a document while its own sections are made.
+
+The lists are kept as a log-structured merge tree keeps its data: a segment is of a range of section ids and never
+changes, new sections get a segment of their own, and many small segments become one by merging their lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+from ..connect_db import Connection, Record, get_db_transaction, perform
+from ..exceptions import DocumentError
+from .ranking import LEXEME_QUERY, impact
+from .sections import cut_sections
+from .writing import REPLACE_SECTIONS, section_arrays
+
+log = logging.getLogger("database")
+
+T = TypeVar("T")
+
+
+async def refresh_search_index() -> dict[str, Any]:
+    """
+    Bring the search up to date: what every ingestion does at its end, and `python -m database index refresh`.
+
+    Documents that came by other means than this package's functions are cut into sections; without that, they are not
+    found. In large collections, lists of the sections where common words weigh most are made or brought up to date;
+    without that, searches for such words take longer. Never keeps anybody from writing; safe with several workers.
+
+    Returns a dict: `documents` that were cut, `sections` and `lists` (of common words) that there are now, `seconds`.
+    """
+    began = time.monotonic()
+    documents = await cut_documents()
+    await _do("delete sections", lambda c: c.execute(_SWEEP), changes=True)
+    sections = await refresh_lists()
+    lists = await _do("count lists", lambda c: c.fetchval(_COUNT_LISTS))
+    return {
+        "documents": documents,
+        "sections": sections,
+        "lists": lists,
+        "seconds": time.monotonic() - began,
+    }
+
+
+async def refresh_lists() -> int:
+    """Bring the lists of common words up to date, where there are enough sections; how many of these there are."""
+    sections = int(await _do("count sections", lambda c: c.fetchval(_COUNT)))
+    if sections >= SECTIONS_FROM:
+        await _refresh_lists(sections)
+    return sections
+
+
+async def _do(
+    doing: str, work: Callable[[Connection], Awaitable[T]], *, changes: bool = False, conn: Connection | None = None
+) -> T:
+    # what is repeated although it was done is done once more, which does no harm to anything here
+    return await perform(work, conn=conn, kind=DocumentError, doing=doing, changes=changes, repeatable=True)
+
+
+# --- documents without sections
+
+
+_BATCH_DOCUMENTS, _BATCH_BYTES = 64, 2**20
+
+_STALE = """
+    SELECT id, octet_length(content) AS size
+      FROM document
+     WHERE indexed_state IS DISTINCT FROM document_state(language, name, content_hash) AND id > $1
+     ORDER BY id
+     LIMIT $2
+"""
+_LOCK = """
+    SELECT id, content
+      FROM document
+     WHERE id = ANY($1) AND indexed_state IS DISTINCT FROM document_state(language, name, content_hash)
+     ORDER BY code COLLATE "C"
+       FOR NO KEY UPDATE SKIP LOCKED
+"""
+_CUT = f"""
+    WITH changed AS MATERIALIZED (
+        SELECT document.id AS old_id, code, name, language, content, new_state, true AS recut,
+               substr(indexed_state, 65) = substr(new_state, 65) AS same_title,
+               given.section_keys::uuid[] AS section_keys, given.section_starts::integer[] AS section_starts,
+               given.section_headings::text[] AS section_headings
+          FROM unnest($1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::text[])
+                   AS given (id, content_hash, section_keys, section_starts, section_headings)
+          JOIN document ON document.id = given.id AND document.content_hash = given.content_hash
+         CROSS JOIN LATERAL (SELECT document_state(language, name, given.content_hash) AS new_state) AS made
+    ),
+    written AS (
+        UPDATE document
+           SET section_keys = changed.section_keys, section_starts = changed.section_starts,
+               indexed_state = changed.new_state
+          FROM changed
+         WHERE document.code = changed.code
+        RETURNING document.id, document.code
+    ),
+    {REPLACE_SECTIONS}
+    SELECT count(*)
+      FROM written
+"""
+
+
+async def cut_documents(*, conn: Connection | None = None) -> int:
+    """
+    Cut the documents that have no sections, or those of another version of their text; how many there were.
+
+    Those that somebody else is writing at that moment are left out. One that the server refuses is logged and left out.
+    """
+    last = UUID(int=0)
+    count = 0
+    while True:
+        after = last
+        found = await _do("find new documents", lambda c: c.fetch(_STALE, after, _BATCH_DOCUMENTS), conn=conn)  # noqa: B023 (awaited at once)
+        if not found:
+            return count
+        size = 0
+        batch: list[UUID] = []
+        for row in found:
+            if batch and size + row["size"] > _BATCH_BYTES:
+                break
+            size += row["size"]
+            batch.append(row["id"])
+        last = batch[-1]
+        count += await _cut_batch(batch, conn)
+
+
+async def _cut_batch(batch: list[UUID], conn: Connection | None) -> int:
+    try:
+        async with get_db_transaction(conn=conn) as c:
+            rows = await _do("lock new documents", lambda c: c.fetch(_LOCK, batch), conn=c)
+            if not rows:
+                return 0
+            columns = await asyncio.to_thread(_cut_rows, rows)
+            return int(await _do("cut documents", lambda c: c.fetchval(_CUT, *columns), changes=True, conn=c))
+    except DocumentError as exc:
+        if exc.retryable or exc.sqlstate is None:
+            raise
+        if len(batch) == 1:
+            log.warning("document %s was not cut into sections: %s", batch[0], exc)
+            return 0
+        half = len(batch) // 2
+        return await _cut_batch(batch[:half], conn) + await _cut_batch(batch[half:], conn)
+
+
+def _cut_rows(rows: list[Record]) -> list[list[Any]]:
+    cut = []
+    for row in rows:
+        data = row["content"].encode()
+        cut.append((row["id"], hashlib.sha256(data).digest(), *section_arrays(cut_sections(data))))
+    return [list(column) for column in zip(*cut, strict=True)]
+
+
+# Of documents that were deleted, or changed and cut again, while somebody else wrote them; they were not found any more.
+_SWEEP = """
+    DELETE FROM document_section
+     WHERE id IN (SELECT section.id
+                    FROM document_section AS section
+                    LEFT JOIN document ON document.id = section.document_id
+                   WHERE document.id IS NULL OR section.key <> ALL (document.section_keys))
+"""
+
+
+# --- lists
+
+
+SECTIONS_FROM = 20_000  # with fewer, looking at all sections that hold a word is fast enough
+_LISTED_FROM = 2_000  # words that fewer sections hold need no list
+_SEGMENT_FROM = 2_500  # new sections that are a segment of their own; fewer are looked at one by one
+_SEGMENT = 20_000  # sections of a segment that is made, by a statement of some seconds
+_SEGMENTS = 8  # so many become one
+_LEASE = "2 minutes"
+_PATIENCE = 20.0  # seconds in which those end who may have taken an id and are not visible yet
+
+_COUNT = """
+    SELECT CASE WHEN reltuples > 0 AND relpages > 0
+                THEN reltuples / relpages * (pg_relation_size(oid) / current_setting('block_size')::integer)
+                ELSE (SELECT count(*) FROM document_section) END::bigint
+      FROM pg_class
+     WHERE oid = 'document_section'::regclass
+"""
+_COUNT_LISTS = """
+    SELECT count(*)
+      FROM document_head_lexeme
+     WHERE epoch = (SELECT epoch FROM document_head_state)
+       AND EXISTS (SELECT FROM document_head WHERE lexeme = number)
+"""
+_CLAIM = f"""
+    INSERT INTO document_head_state AS state (busy_until)
+    VALUES (clock_timestamp() + interval '{_LEASE}')
+    ON CONFLICT (id) DO UPDATE SET busy_until = excluded.busy_until
+     WHERE state.busy_until IS NULL OR state.busy_until < clock_timestamp()
+    RETURNING epoch, sections
+"""
+_RENEW = f"UPDATE document_head_state SET busy_until = clock_timestamp() + interval '{_LEASE}'"
+_RELEASE = "UPDATE document_head_state SET busy_until = NULL"
+
+
+async def _refresh_lists(sections: int) -> None:
+    state = await _do("claim the lists", lambda c: c.fetchrow(_CLAIM), changes=True)
+    if state is None:
+        return
+    try:
+        up_to = await _settled_id()
+        if up_to is None:
+            log.info("lists of common words: a transaction is open for long, they are left for the next time")
+            return
+        epoch = state["epoch"]
+        if not epoch or not 0.5 < sections / max(1, state["sections"]) < 2:
+            await _begin_epoch(epoch + 1, up_to, sections)
+        else:
+            await _add_segments(epoch, up_to)
+            await _merge_segments(epoch, sections)
+    finally:
+        await _do("release the lists", lambda c: c.execute(_RELEASE), changes=True)
+
+
+# Ids are taken before their transaction commits: what is below the last id may still be on its way.
+_LAST_ID = """
+    SELECT (SELECT coalesce(max(id), 0) FROM document_section) AS last_id,
+           pg_snapshot_xmax(pg_current_snapshot())::text::numeric AS next_transaction
+"""
+_OLDEST = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::numeric"
+
+
+async def _settled_id() -> int | None:
+    """An id up to which there will be no new section any more; None where somebody takes too long."""
+    seen = await _do("ask for the last section", lambda c: c.fetchrow(_LAST_ID))
+    assert seen is not None  # noqa: S101 (no FROM: always one row)
+    deadline = time.monotonic() + _PATIENCE
+    while await _do("wait for transactions", lambda c: c.fetchval(_OLDEST)) < seen["next_transaction"]:
+        if time.monotonic() > deadline:
+            return None
+        await asyncio.sleep(0.1)
+    return int(seen["last_id"])
+
+
+def _kept(sections: int) -> int:
+    """How long the lists of a segment of so many *sections* are."""
+    return max(500, round(5_000 * math.sqrt(sections / 200_000)))
+
+
+# From a sample: which words are common does not change by a few sections more or less.
+_SAMPLE = 20_000
+_BEGIN_EPOCH = f"""
+    WITH sample AS MATERIALIZED (
+        SELECT language, search
+          FROM document_section TABLESAMPLE SYSTEM (least(100, 100.0 * {_SAMPLE} / $2::float8))
+    ),
+    word AS (
+        SELECT language, unnest(tsvector_to_array(search)) AS lexeme
+          FROM sample
+    ),
+    listed AS (
+        INSERT INTO document_head_lexeme (epoch, language, lexeme, query)
+        SELECT $1, language, lexeme, {LEXEME_QUERY.format(lexeme="lexeme")}::tsquery
+          FROM word
+         GROUP BY language, lexeme
+        HAVING count(*) > {_LISTED_FROM} * (SELECT count(*) FROM sample) / $2::float8
+        ON CONFLICT DO NOTHING
+    )
+    SELECT avg(length(search))::float8
+      FROM sample
+"""
+_FORGET_EPOCHS = """
+    WITH segments AS (
+        DELETE FROM document_head_segment
+         WHERE epoch NOT IN ($1, (SELECT epoch FROM document_head_state))
+        RETURNING id
+    ),
+    lexemes AS (
+        DELETE FROM document_head_lexeme
+         WHERE epoch NOT IN ($1, (SELECT epoch FROM document_head_state))
+    )
+    DELETE FROM document_head
+     WHERE segment IN (SELECT id FROM segments)
+"""
+
+
+async def _begin_epoch(epoch: int, up_to: int, sections: int) -> None:
+    """Make all lists anew; until they are complete, the old ones are used."""
+    await _do("forget lists", lambda c: c.execute(_FORGET_EPOCHS, -1), changes=True)
+    length = await _do("find common words", lambda c: c.fetchval(_BEGIN_EPOCH, epoch, float(sections)), changes=True)
+    if length is None:
+        return
+    await _add_segments(epoch, up_to, length)
+    await _merge_segments(epoch, sections, all_of_them=True)
+    await _do(
+        "use the new lists",
+        lambda c: c.execute(
+            "UPDATE document_head_state SET epoch = $1, sections = $2, length = $3", epoch, sections, length
+        ),
+        changes=True,
+    )
+    await _do("forget lists", lambda c: c.execute(_FORGET_EPOCHS, epoch), changes=True)
+
+
+_NEXT_SEGMENT = """
+    SELECT max(id)
+      FROM (SELECT id
+              FROM document_section
+             WHERE id > $1 AND id <= $2
+             ORDER BY id
+             LIMIT $3) AS next
+"""
+_LAST_SEGMENT = "SELECT coalesce(max(up_to), 0) FROM document_head_segment WHERE epoch = $1"
+_COUNT_NEW = "SELECT count(*) FROM document_section WHERE id > $1 AND id <= $2"
+_ADD_SEGMENT = f"""
+    WITH segment AS (
+        INSERT INTO document_head_segment (epoch, after_id, up_to, sections, is_ready)
+        SELECT $1, $2, $3, count(*), true
+          FROM document_section
+         WHERE id > $2 AND id <= $3
+        RETURNING id
+    ),
+    entry AS (
+        SELECT listed.number, section.id, {impact("section.search", "listed.query", "$4::float8")}::real AS impact
+          FROM (SELECT id, language, search, unnest(tsvector_to_array(search)) AS lexeme
+                  FROM document_section
+                 WHERE id > $2 AND id <= $3
+                OFFSET 0) AS section
+          JOIN document_head_lexeme AS listed
+            ON listed.lexeme = section.lexeme AND listed.language = section.language AND listed.epoch = $1
+    ),
+    placed AS (
+        SELECT number, id, impact, row_number() OVER (PARTITION BY number ORDER BY impact DESC) AS place
+          FROM entry
+    )
+    INSERT INTO document_head (lexeme, segment, frequency, cutoff, ids, impacts)
+    SELECT number, (SELECT id FROM segment), count(*), coalesce(max(impact) FILTER (WHERE place > $5), 0),
+           array_agg(id ORDER BY place) FILTER (WHERE place <= $5),
+           array_agg(impact ORDER BY place) FILTER (WHERE place <= $5)
+      FROM placed
+     GROUP BY number
+"""
+
+
+async def _add_segments(epoch: int, up_to: int, length: float | None = None) -> None:
+    """Make segments of the sections up to the id *up_to* that are in none; *length* for an epoch that begins."""
+    after = await _do("find new sections", lambda c: c.fetchval(_LAST_SEGMENT, epoch))
+    if length is None:
+        if await _do("find new sections", lambda c: c.fetchval(_COUNT_NEW, after, up_to)) < _SEGMENT_FROM:
+            return
+        length = await _do("read the state", lambda c: c.fetchval("SELECT length FROM document_head_state"))
+    while last := await _do("find new sections", lambda c: c.fetchval(_NEXT_SEGMENT, after, up_to, _SEGMENT)):
+        kept = _kept(_SEGMENT)
+        async with get_db_transaction() as c:
+            await c.execute(_RENEW)
+            await c.execute(_ADD_SEGMENT, epoch, after, last, length, kept)
+        after = last
+
+
+_SEGMENTS_OF = """
+    SELECT id, sections
+      FROM document_head_segment
+     WHERE epoch = $1 AND is_ready
+     ORDER BY sections
+"""
+_NEW_SEGMENT = """
+    INSERT INTO document_head_segment (epoch, after_id, up_to, sections, is_ready)
+    SELECT $1, min(after_id), max(up_to), sum(sections), false
+      FROM document_head_segment
+     WHERE id = ANY($2)
+    RETURNING id
+"""
+_LEXEMES_OF = "SELECT DISTINCT lexeme FROM document_head WHERE segment = ANY($1) ORDER BY lexeme"
+_MERGE = """
+    WITH entry AS (
+        SELECT lexeme, unnest(ids) AS id, unnest(impacts) AS impact
+          FROM document_head
+         WHERE segment = ANY($1) AND lexeme = ANY($2)
+    ),
+    placed AS (
+        SELECT lexeme, id, impact, row_number() OVER (PARTITION BY lexeme ORDER BY impact DESC) AS place
+          FROM entry
+    ),
+    best AS (
+        SELECT lexeme, max(impact) FILTER (WHERE place > $4) AS cutoff,
+               array_agg(id ORDER BY place) FILTER (WHERE place <= $4) AS ids,
+               array_agg(impact ORDER BY place) FILTER (WHERE place <= $4) AS impacts
+          FROM placed
+         GROUP BY lexeme
+    )
+    INSERT INTO document_head (lexeme, segment, frequency, cutoff, ids, impacts)
+    SELECT lexeme, $3, sum(head.frequency), greatest(max(head.cutoff), max(best.cutoff)), max(best.ids),
+           max(best.impacts)
+      FROM best
+      JOIN document_head AS head USING (lexeme)
+     WHERE head.segment = ANY($1)
+     GROUP BY lexeme
+"""
+_SWITCH = """
+    WITH gone AS (
+        DELETE FROM document_head_segment
+         WHERE id = ANY($1)
+    ),
+    heads AS (
+        DELETE FROM document_head
+         WHERE segment = ANY($1)
+    )
+    UPDATE document_head_segment
+       SET is_ready = true
+     WHERE id = $2
+"""
+_FORGET_UNFINISHED = """
+    WITH segments AS (
+        DELETE FROM document_head_segment
+         WHERE NOT is_ready
+        RETURNING id
+    )
+    DELETE FROM document_head
+     WHERE segment IN (SELECT id FROM segments)
+"""
+_MERGED_LEXEMES = 50  # by one statement
+
+
+async def _merge_segments(epoch: int, sections: int, *, all_of_them: bool = False) -> None:
+    """Make one segment of many small ones."""
+    await _do("forget lists", lambda c: c.execute(_FORGET_UNFINISHED), changes=True)
+    segments = await _do("read segments", lambda c: c.fetch(_SEGMENTS_OF, epoch))
+    if len(segments) < 2 or (len(segments) < _SEGMENTS and not all_of_them):
+        return
+    small = [row for row in segments if all_of_them or row["sections"] < sections / 4]
+    if sum(row["sections"] for row in small) > sections / 4:
+        small = list(segments)
+    ids = [row["id"] for row in small]
+    kept = _kept(sum(row["sections"] for row in small))
+    new = await _do("merge lists", lambda c: c.fetchval(_NEW_SEGMENT, epoch, ids), changes=True)
+    lexemes = [row["lexeme"] for row in await _do("merge lists", lambda c: c.fetch(_LEXEMES_OF, ids))]
+    for start in range(0, len(lexemes), _MERGED_LEXEMES):
+        some = lexemes[start : start + _MERGED_LEXEMES]
+        async with get_db_transaction() as c:
+            await c.execute(_RENEW)
+            await c.execute(_MERGE, ids, some, new, kept)
+    await _do("use the merged lists", lambda c: c.execute(_SWITCH, ids, new), changes=True)
