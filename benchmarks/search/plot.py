@@ -1,0 +1,134 @@
+"""Quality by collection, and times by kind of query, drawn as SVG for light and dark pages alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil, floor, log10
+
+from ..drawing import BLUE, GREEN, GREY, ORANGE, RED, VIOLET, draw_page, draw_text, find_ticks, place_on_scale
+from .queries import KINDS
+from .results import BM25S, HYBRID, OURS, RUM, TS_RANK, VECTORS, Key, Results
+
+_TOP, _ROW = 122, 27
+_COLOURS = {OURS: BLUE, TS_RANK: ORANGE, RUM: GREEN, BM25S: RED, VECTORS: GREY, HYBRID: VIOLET}
+_QUALITY = (110, 300)  # left and right
+_LABELS = 336
+_TIMES = (490, 936)  # shared by the sizes
+_GAP = 34
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A place on the page with a scale from left to right."""
+
+    left: float
+    right: float
+    lowest: float
+    highest: float
+    is_logarithmic: bool
+
+    def x(self, value: float) -> float:
+        if self.is_logarithmic:
+            part = place_on_scale(value, self.lowest, self.highest)
+        else:
+            part = (value - self.lowest) / (self.highest - self.lowest)
+        return self.left + (self.right - self.left) * part
+
+
+def draw_plot(results: Results) -> str:
+    """The whole picture; a part that was not measured says so."""
+    rows = max(len(results.quality), len(KINDS))
+    environment = results.environment
+    about = (
+        f"{environment['cores']} cores, PostgreSQL {environment['server']['server_version'].split()[0]}, no extension"
+        f" · nDCG@10: more is better · ms: less is better; the dot is the median of {results.plan['rounds']} rounds,"
+        " the line ends at the 95th percentile"
+    )
+    height = _TOP + rows * _ROW + 62
+    return draw_page(height, "Search: how good, and how fast", about, _draw_parts(results, rows))
+
+
+def _draw_parts(results: Results, rows: int) -> Iterator[str]:
+    bottom = _TOP + rows * _ROW
+    yield from _draw_legend(results, bottom + 46)
+    yield from _draw_quality(results, bottom)
+    sizes = sorted({key.sections for key in results.speed})
+    if not sizes:
+        yield draw_text(_TIMES[0], _TOP + 16, "not measured")
+        return
+    for number, kind in enumerate(KINDS):
+        yield draw_text(_LABELS, _middle(number) + 4, kind, "small")
+    width = (_TIMES[1] - _TIMES[0] - _GAP * (len(sizes) - 1)) / len(sizes)
+    for number, sections in enumerate(sizes):
+        left = _TIMES[0] + number * (width + _GAP)
+        yield from _draw_times(results, sections, left, left + width, bottom)
+
+
+def _middle(row: int) -> float:
+    return _TOP + row * _ROW + _ROW / 2
+
+
+def _draw_legend(results: Results, y: float) -> Iterator[str]:
+    present = {key.system for key in results.speed} | {name for found in results.quality.values() for name in found}
+    x = 24.0
+    for name, colour in _COLOURS.items():
+        if name in present:
+            yield f'<circle cx="{x + 5:.1f}" cy="{y - 4:.1f}" r="4.5" fill="{colour}"/>'
+            label = "this package" if name == OURS else name.replace("ours", "this package")
+            yield draw_text(x + 15, y, label, "small bold" if name == OURS else "small")
+            x += 40 + 6.5 * len(label)
+
+
+def _draw_quality(results: Results, bottom: float) -> Iterator[str]:
+    left, right = _QUALITY
+    yield draw_text(left, _TOP - 16, "nDCG@10", "panel")
+    if not results.quality:
+        yield draw_text(left, _TOP + 16, "not measured")
+        return
+    best = max(scores.ndcg for found in results.quality.values() for scores in found.values())
+    panel = _Panel(left, right, 0.0, max(0.1, ceil(best * 10) / 10), is_logarithmic=False)
+    yield from _draw_grid(
+        panel, {panel.highest * part / 4: f"{panel.highest * part / 4:.2g}" for part in range(5)}, bottom
+    )
+    for number, (collection, found) in enumerate(results.quality.items()):
+        yield draw_text(24, _middle(number) + 4, collection[:12], "small")
+        yield from _draw_row(panel, number, {name: (scores.ndcg, scores.ndcg) for name, scores in found.items()})
+
+
+def _draw_times(results: Results, sections: int, left: float, right: float, bottom: float) -> Iterator[str]:
+    yield draw_text(left, _TOP - 16, f"{sections:,} sections, ms", "panel")
+    rows = [
+        {name: (times.p50, times.p95) for name in _COLOURS if (times := results.median(Key(sections, kind, name)))}
+        for kind in KINDS
+    ]
+    values = [value for row in rows for pair in row.values() for value in pair]
+    if not values:
+        return
+    panel = _Panel(left, right, 10 ** floor(log10(min(values))), 10 ** ceil(log10(max(values))), is_logarithmic=True)
+    ticks = {
+        tick: f"{tick / 1000:g}k" if tick >= 1000 else f"{tick:g}"
+        for tick in find_ticks(panel.lowest, panel.highest, (1,))
+    }
+    yield from _draw_grid(panel, ticks, bottom)
+    for number, row in enumerate(rows):
+        yield from _draw_row(panel, number, row)
+
+
+def _draw_grid(panel: _Panel, ticks: Mapping[float, str], bottom: float) -> Iterator[str]:
+    for tick, label in ticks.items():
+        x = panel.x(tick)
+        yield f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{bottom}"/>'
+        yield draw_text(round(x, 1), bottom + 18, label, "small", anchor="middle")
+
+
+def _draw_row(panel: _Panel, number: int, row: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+    """Dots, each with a line to the greater value; this package last, so that it lies on top."""
+    y = _middle(number)
+    for name in sorted(row, key=lambda name: name == OURS):
+        value, greater = row[name]
+        x, colour = panel.x(value), _COLOURS[name]
+        if greater > value:
+            end = f'x2="{panel.x(greater):.1f}" y2="{y:.1f}"'
+            yield f'<line x1="{x:.1f}" y1="{y:.1f}" {end} stroke="{colour}" stroke-width="2"/>'
+        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{5.5 if name == OURS else 4}" fill="{colour}"/>'
