@@ -46,7 +46,7 @@ def vocabulary() -> list[str]:
 
 def _probability(rank: int) -> float:
     """Of the word number *rank*, from 0."""
-    return 1 / (rank + 1 + _SHIFT) / log((_WORDS + _SHIFT) / _SHIFT)
+    return float(1 / (rank + 1 + _SHIFT) / log((_WORDS + _SHIFT) / _SHIFT))
 
 
 @cache
