@@ -20,14 +20,13 @@ from .exceptions import ChatHistoryError
 from .ids import as_uuid, uuid7
 from .query import check_page
 from .schema import apply_migration
-from .search import parse_search, text_search_configuration
+from .search import make_snippet, parse_question, text_search_configuration
 
 T = TypeVar("T")
 Message = dict[str, Any]
 
 _DELETE_ROWS = 10_000
 _SEARCHED = 100_000  # characters; a tsvector holds 1 MB
-_HEADLINE = "StartSel=<mark>, StopSel=</mark>, MaxWords=25, MinWords=10"
 _COLUMNS = "id::text AS id, thread_id, user_id, question, answer, metadata::text AS metadata, created_at"
 _FITTING = _COLUMNS.replace(
     "question, answer, metadata::text",
@@ -502,27 +501,22 @@ def _search(configuration: str, by_user: bool, by_thread: bool) -> str:
     messages. docs/chat_history.md says how to make it.
     """
     text = f"left(question || ' ' || answer, {_SEARCHED})"
-    words = f"to_tsvector('{configuration}', {text})"
+    words = f"section_tsvector('{configuration}', '', '', {text})"
     return f"""
     WITH asked AS (
-        SELECT CASE WHEN numnode(required) > 0 THEN required ELSE words END && excluded AS query,
-               words || required AS wanted
-          FROM (SELECT websearch_to_tsquery('{configuration}', $1) AS words,
-                       websearch_to_tsquery('{configuration}', $2) AS required,
-                       websearch_to_tsquery('{configuration}', $3) AS excluded) AS parts
-         WHERE numnode(words) + numnode(required) > 0
+        SELECT section_query('{configuration}', $1, $2, $3) AS query,
+               section_query('{configuration}', $4, '{{}}', '{{}}') AS wanted
     ),
     best AS (
-        SELECT chat_history.*, wanted, ts_rank({words}, wanted, 1)::float8 AS rank
+        SELECT chat_history.*, ts_rank({words}, wanted, 1)::float8 AS rank
           FROM asked
           JOIN chat_history ON {words} @@ query
-         WHERE {"user_id = $4" if by_user else "$4::bigint IS NULL"}
-           AND {"thread_id = $5" if by_thread else "$5::text IS NULL"}
+         WHERE {"user_id = $5" if by_user else "$5::bigint IS NULL"}
+           AND {"thread_id = $6" if by_thread else "$6::text IS NULL"}
          ORDER BY rank DESC, position DESC
-         LIMIT $6
+         LIMIT $7
     )
-    SELECT {_COLUMNS}, rank,
-           ts_headline('{configuration}', {text}, wanted, '{_HEADLINE}') AS snippet
+    SELECT {_COLUMNS}, rank, section_marks('{configuration}', {text}, $4) AS marks
       FROM best
      ORDER BY rank DESC, position DESC
     """
@@ -546,16 +540,23 @@ async def search_chat_history(
     """
     _check_user(user_id)
     check_page(limit, 0, ChatHistoryError)
-    query = parse_search(search_term)
+    asked = parse_question(search_term)
     configuration = text_search_configuration(language)
     if configuration is None:
         raise ChatHistoryError("language= is a name such as 'german' or an ISO 639-1 code such as 'de'")
-    if not (query.words or query.required):
+    if not asked:
         return []
     sql = _search(configuration, user_id is not None, thread_id is not None)
-    arguments = (*query, user_id, thread_id, limit)
+    arguments = (asked.alternatives, asked.demanded, asked.excluded, asked.sought, user_id, thread_id, limit)
     rows = await _read(conn, "search the chat history", lambda c: c.fetch(sql, *arguments))
-    return [_message(row) for row in rows]
+    return [_found(row, asked.sought) for row in rows]
+
+
+def _found(row: Record, sought: tuple[str, ...]) -> Message:
+    message = _message(row)
+    text = f"{message['question']} {message['answer']}"[:_SEARCHED]
+    message["snippet"] = make_snippet(text, message.pop("marks"), sought)
+    return message
 
 
 _ROLES = {"human_ai": ("human", "ai"), "openai": ("user", "assistant")}

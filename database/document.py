@@ -21,7 +21,7 @@ from .ids import as_uuid, uuid7
 from .query import check_page
 from .schema import apply_migration
 from .search import text_search_configuration
-from .search.ranking import Wanted, find_sections, snippet_of
+from .search.ranking import MARKS, Wanted, find_sections
 from .search.refresh import cut_documents
 from .search.sections import Section, cut_sections
 from .search.writing import REPLACE_SECTIONS, insert_sections, section_arrays
@@ -46,7 +46,7 @@ _COLUMNS_WITHOUT_CONTENT = _COLUMNS.replace("content,", "")
 
 async def init_document_table(*, conn: Connection | None = None) -> None:
     """
-    Create the tables of documents and their sections unless they are there; any number of processes may call it at once.
+    Create the tables of documents and sections unless they are there; any number of processes may call it at once.
 
     Documents from before there were sections are cut into sections, which may take a while for many of them. Raises
     `SchemaError` where another table of that name is there, or the user may not create tables.
@@ -556,21 +556,28 @@ async def search_documents(
     language: str | None = None,
     where: Mapping[str, Any] | None = None,
     content: bool = True,
+    marks: tuple[str, str] = MARKS,
+    escape: bool = False,
     exact: bool = False,
     conn: Connection | None = None,
 ) -> list[Document]:
     """
     The documents that fit *search_term* best, best first; an empty list where none does. No text is a wrong query.
 
-    Words are alternatives, "quoted words" must occur side by side, -words must not occur. Each document comes with
-    `rank` (a float; greater is better, comparable within one search) and `snippet`, its best passages with the words in
-    `<mark>`; the text around them is the document's own and not escaped for HTML. *language* confines the search to
-    documents in it; *content* False leaves the whole text out.
+    Words are alternatives, "quoted words" and +words must occur, -words must not, and asyn* is the beginning of words.
+    Each document comes with `rank` (a float; greater is better, comparable within one search), and of its best section
+    the `heading` path ("Install > Linux") and a `snippet`, its best passage with the words between *marks*; *escape*
+    makes the text around them safe within HTML.
+
+    *language* confines the search to documents in it. *where* is a condition on the columns of documents as in
+    `BaseRepository`: `{"metadata.team": "x", "code": {"$startswith": "a/"}}`. *content* False leaves the whole text
+    out. *exact*: also where common words are searched for in a large collection, certainly the best, however long that
+    takes; without, they nearly always are.
     """
-    wanted = Wanted(limit, 1, language, where, exact)
+    wanted = Wanted(limit, 1, language, where, exact, marks, escape)
     columns = _COLUMNS if content else _COLUMNS_WITHOUT_CONTENT
     rows = await find_sections(search_term, wanted, columns, conn=conn)
-    return [_document(row, rank=row["rank"], heading=row["heading"], snippet=snippet_of(row)) for row in rows]
+    return [_document(row, rank=row["rank"], heading=row["heading"], snippet=snippet) for row, snippet in rows]
 
 
 _UPDATE_CONTENT = f"""

@@ -69,6 +69,7 @@ async def test_where_a_row_policy_forbids_copy_documents_are_inserted_all_the_sa
             await conn.execute(f"""
                 CREATE ROLE {role};
                 GRANT SELECT, INSERT, UPDATE ON document TO {role};
+                GRANT SELECT, INSERT, DELETE ON document_section TO {role};
                 ALTER TABLE document ENABLE ROW LEVEL SECURITY;
                 CREATE POLICY own ON document USING (code LIKE 'mine%');
                 SET LOCAL ROLE {role};

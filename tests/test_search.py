@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import database as db
 from database import Settings
-from database.search import parse_search, text_search_configuration
 
 
 async def codes(search_term: str, **options: object) -> list[str]:
@@ -72,18 +69,6 @@ async def test_any_text_is_a_query(search_term: str) -> None:
     assert await db.get_document_count() == 4
 
 
-@pytest.mark.usefixtures("library")
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    search_term=st.text(alphabet=st.one_of(st.characters(), st.sampled_from("'\"-&|!()<>:*\\ aoräж中")), max_size=60)
-)
-def test_any_unicode_text_parses(search_term: str) -> None:
-    """Parsing never raises, and what comes out holds nothing that the server would refuse."""
-    for part in parse_search(search_term):
-        part.encode()
-        assert "\0" not in part
-
-
 async def test_documents_of_several_languages_are_found_in_their_own(database: Settings) -> None:
     """Each document is stemmed in its language; language= confines the search; unknown languages are not stemmed."""
     await db.insert_document("Häuser", "de", "Viele Häuser stehen am Fluss.", language="de")
@@ -96,25 +81,6 @@ async def test_documents_of_several_languages_are_found_in_their_own(database: S
     row = (await db.search_documents("Haus"))[0]
     assert row["language"] == "german"
     assert "<mark>Häuser</mark>" in row["snippet"]
-
-
-@pytest.mark.parametrize(
-    ("language", "configuration"),
-    [("de", "german"), ("German", "german"), ("pt-BR", "portuguese"), ("zh_Hant", "simple"), ("simple", "simple"),
-     ("ja", "simple"), ("", None), ("klingon", None), ("a b", None), ("'", None)],
-)  # fmt: skip
-def test_languages(language: str, configuration: str | None) -> None:
-    """Names and ISO codes are understood, in any case and with a region; anything else is not."""
-    assert text_search_configuration(language) == configuration
-
-
-async def test_every_configuration_that_we_name_is_there(database: Settings) -> None:
-    """A document can be stored in each language that is accepted, on this server."""
-    from database.search import _NAMES
-
-    for name in sorted(_NAMES):
-        await db.upsert_document(name, name, "text", language=name)
-    assert await db.get_document_count() == len(_NAMES)
 
 
 async def test_a_long_quotation_is_found(database: Settings) -> None:

@@ -17,8 +17,7 @@ from ..columns import known_table, read_table
 from ..connect_db import Connection, Record, perform
 from ..exceptions import DocumentError
 from ..query import Built, build_condition, check_page, read_where
-from . import text_search_configuration
-from .question import parse_question
+from . import make_snippet, parse_question, text_search_configuration
 
 # The usual constants of BM25. A word in the title counts as three, one in a heading as two.
 K1, B = 1.2, 0.75
@@ -26,29 +25,32 @@ _RESCORED = 500  # of those that the lists name
 _FEW = 1_000  # documents that a filter leaves whose sections are all looked at
 _COUNTED, _SAMPLED = 1_000, 300
 
-# How often the lexemes of a query occur, from ts_rank: 1/1² + 1/2² + … + 1/n², divided by what that comes to in the end.
+# How often a lexeme occurs, from ts_rank: that is 1/1² + 1/2² + … + 1/n², divided by what it comes to in the end.
 _OCCURRENCES = "round(1 / (1.64493406685 * (1 - ts_rank('{{{weights}}}', {search}, {query}))) - 0.5)"
 
 
-def impact(search: str, query: str, length: str) -> str:
-    """The SQL of what *query*, one lexeme, adds to the rank of *search*, but for its weight; *length* is the average."""
-    frequency = " + ".join(
+def impact(search: str, query: str, raised: str, length: str) -> str:
+    """
+    The SQL of what one lexeme that *search* holds adds to its rank, but for its weight.
+
+    *query* is the lexeme, *raised* the lexeme in titles and headings, *length* that of a section on average.
+    """
+    every, above, title = (
         _OCCURRENCES.format(weights=weights, search=search, query=query)
         for weights in ("1,1,1,1", "0,0,1,1", "0,0,0,1")
     )
-    return f"""
-        (SELECT {K1 + 1} * frequency / (frequency + {K1} * ({1 - B} + {B} * length({search}) / {length}))
-           FROM (SELECT {frequency} AS frequency) AS counted)
-    """
+    frequency = f"{every} + CASE WHEN ts_match_vq({search}, {raised}) THEN {above} + {title} ELSE 0 END"
+    norm = f"{K1} * ({1 - B} + {B} * length({search}) / {length})"
+    return f"{K1 + 1} * (1 - {norm} / ({frequency} + {norm}))"
 
 
 LEXEME_QUERY = r"""('''' || replace(replace({lexeme}, '\', '\\'), '''', '''''') || '''')"""
 
 # The score of `section`, whose language's terms are in `term`.
 _SCORE = f"""
-    (SELECT sum(term.weight * {impact("section.search", "term.query", "size.length")})
-       FROM term, size
-      WHERE term.language = section.language)
+    (SELECT sum(term.weight * {impact("section.search", "term.query", "term.raised", "(SELECT length FROM size)")})
+       FROM term
+      WHERE term.language = section.language AND ts_match_vq(section.search, term.query))
 """
 # $1 alternatives, $2 what must occur, $3 what must not, $4 $5 all that count and how often, $6 how many sections of a
 # document, $7 how many at all, $8 how many are ranked exactly, $9 whether lists may be used, $10 language.
@@ -93,10 +95,10 @@ _TERMS = f"""
                    ::double precision AS length,
                (SELECT coalesce(max(up_to), 0) FROM segment) AS up_to
           FROM (SELECT CASE WHEN sampled < {_SAMPLED} THEN sampled
-                            WHEN reltuples < 0 OR relpages = 0 THEN sampled / density * pages
-                            ELSE reltuples / relpages * pages END AS sections
-                  FROM (SELECT count(*)::float8 AS sampled, count(DISTINCT (ctid::text::point)[0]) AS density
-                          FROM sample) AS counted,
+                            WHEN reltuples >= 0 AND relpages > 0 THEN reltuples / relpages * pages
+                            ELSE (SELECT count(*) / count(DISTINCT (ctid::text::point)[0]) FROM sample) * pages
+                       END AS sections
+                  FROM (SELECT count(*) AS sampled FROM sample) AS counted,
                        (SELECT reltuples, relpages,
                                pg_relation_size(oid) / current_setting('block_size')::integer AS pages
                           FROM pg_class
@@ -108,11 +110,12 @@ _TERMS = f"""
           FROM size
          CROSS JOIN (
             SELECT asked.language, word.lexeme, word.count AS occurrences,
-                   ({LEXEME_QUERY.format(lexeme="word.lexeme")} || CASE WHEN word.begins THEN ':*' ELSE '' END)::tsquery
-                       AS query,
+                   (quoted || CASE WHEN word.begins THEN ':*' ELSE '' END)::tsquery AS query,
+                   (quoted || CASE WHEN word.begins THEN ':*AB' ELSE ':AB' END)::tsquery AS raised,
                    head.*, $9::boolean AND head.frequency IS NOT NULL AND NOT asked.demands AS is_listed
               FROM asked
              CROSS JOIN LATERAL section_lexemes(asked.language, $4, $5) AS word
+             CROSS JOIN LATERAL (SELECT {LEXEME_QUERY.format(lexeme="word.lexeme")} AS quoted) AS written
               LEFT JOIN LATERAL (
                 SELECT sum(head.frequency) AS frequency, max(head.cutoff) AS cutoff, min(head.lexeme) AS number
                   FROM document_head_lexeme AS listed
@@ -145,7 +148,8 @@ _TERMS = f"""
                CASE WHEN listed THEN rare && !!asked.excluded ELSE asked.query END AS rare,
                coalesce(tail, 0) AS tail
           FROM asked
-          LEFT JOIN (SELECT language, bool_or(is_listed) AS listed, sum(weight * cutoff) FILTER (WHERE is_listed) AS tail,
+          LEFT JOIN (SELECT language, bool_or(is_listed) AS listed,
+                            sum(weight * cutoff) FILTER (WHERE is_listed) AS tail,
                             string_agg(query::text, ' | ') FILTER (WHERE NOT is_listed)::tsquery AS rare
                        FROM term
                       GROUP BY language) AS terms USING (language)
@@ -264,6 +268,7 @@ _SELECT = """,
 _SPARE = 10
 _LISTED = 20_000  # of which a filter may leave few
 _MOST = 2**31
+MARKS = ("<mark>", "</mark>")
 _NEARLY = 1 - 1e-6  # the lists hold single precision
 
 
@@ -290,15 +295,17 @@ class Wanted(NamedTuple):
     language: str | None
     where: Mapping[str, Any] | None
     exact: bool
+    marks: tuple[str, str]
+    escape: bool
 
 
 async def find_sections(
     search_term: str, wanted: Wanted, columns: str, *, more: str = "", conn: Connection | None
-) -> list[Record]:
+) -> list[tuple[Record, str]]:
     """
-    The best sections for *search_term*, best first, each with the *columns* of its document.
+    The best sections for *search_term*, best first, and a snippet of each.
 
-    And with rank, heading, section_text, section_marks, and *more*.
+    A section has the *columns* of its document, rank, heading, section_text, and *more*.
     """
     check_page(wanted.limit, 0, DocumentError)
     check_page(wanted.max_per_document or 0, 0, DocumentError)
@@ -306,7 +313,7 @@ async def find_sections(
     if wanted.language is not None and configuration is None:
         raise DocumentError("language= is a name such as 'german' or an ISO 639-1 code such as 'de'")
     question = parse_question(search_term)
-    if not wanted.limit or wanted.max_per_document == 0 or not (question.alternatives or question.demanded):
+    if not wanted.limit or wanted.max_per_document == 0 or not question:
         return []
     condition, values = await _read_condition(wanted.where, conn)
     sql = build_search(columns, condition, more=more)
@@ -343,7 +350,12 @@ async def find_sections(
         elif len(found) < limit and ranked >= rescored:
             rescored *= 10
         else:
-            return found
+            start, stop = wanted.marks
+            return [
+                (row, make_snippet(row["section_text"], row["section_marks"], question.sought, start=start, stop=stop,
+                                   escape=wanted.escape))
+                for row in found
+            ]  # fmt: skip
 
 
 async def _read_condition(where: Mapping[str, Any] | None, conn: Connection | None) -> tuple[str | None, list[Any]]:
@@ -375,6 +387,8 @@ async def search_sections(
     max_per_document: int | None = None,
     language: str | None = None,
     where: Mapping[str, Any] | None = None,
+    marks: tuple[str, str] = MARKS,
+    escape: bool = False,
     exact: bool = False,
     conn: Connection | None = None,
 ) -> list[dict[str, Any]]:
@@ -386,18 +400,10 @@ async def search_sections(
     its document (from 0) and where it begins there (`start`, in bytes of UTF-8), and of the document document_id, code,
     name, metadata, language, source, created_at and updated_at.
     """
-    wanted = Wanted(limit, max_per_document, language, where, exact)
-    rows = await find_sections(search_term, wanted, _COLUMNS, more=_MORE, conn=conn)
+    wanted = Wanted(limit, max_per_document, language, where, exact, marks, escape)
     sections = []
-    for row in rows:
+    for row, snippet in await find_sections(search_term, wanted, _COLUMNS, more=_MORE, conn=conn):
         section = dict(row)
-        section["metadata"] = decode_json(section["metadata"])
-        section["text"] = section["section_text"]
-        section["snippet"] = snippet_of(row)
+        section |= {"metadata": decode_json(row["metadata"]), "text": row["section_text"], "snippet": snippet}
         sections.append({key: section[key] for key in _KEYS})
     return sections
-
-
-def snippet_of(row: Record) -> str:
-    """The best passage of a section that `find_sections` has found, with the words in `<mark>`."""
-    return str(row["section_marks"]).replace("\1", "<mark>").replace("\2", "</mark>")

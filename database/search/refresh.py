@@ -16,7 +16,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from ..connect_db import Connection, Record, get_db_transaction, perform
@@ -162,7 +162,7 @@ def _cut_rows(rows: list[Record]) -> list[list[Any]]:
     return [list(column) for column in zip(*cut, strict=True)]
 
 
-# Of documents that were deleted, or changed and cut again, while somebody else wrote them; they were not found any more.
+# Of documents that were deleted by other means, or while somebody else wrote them; they were not found any more.
 _SWEEP = """
     DELETE FROM document_section
      WHERE id IN (SELECT section.id
@@ -263,11 +263,12 @@ _BEGIN_EPOCH = f"""
           FROM sample
     ),
     listed AS (
-        INSERT INTO document_head_lexeme (epoch, language, lexeme, query)
-        SELECT $1, language, lexeme, {LEXEME_QUERY.format(lexeme="lexeme")}::tsquery
+        INSERT INTO document_head_lexeme (epoch, language, lexeme, query, raised)
+        SELECT $1, language, lexeme, {LEXEME_QUERY.format(lexeme="lexeme")}::tsquery,
+               ({LEXEME_QUERY.format(lexeme="lexeme")} || ':AB')::tsquery
           FROM word
          GROUP BY language, lexeme
-        HAVING count(*) > {_LISTED_FROM} * (SELECT count(*) FROM sample) / $2::float8
+        HAVING count(*) > $3::float8 * (SELECT count(*) FROM sample) / $2::float8
         ON CONFLICT DO NOTHING
     )
     SELECT avg(length(search))::float8
@@ -291,7 +292,11 @@ _FORGET_EPOCHS = """
 async def _begin_epoch(epoch: int, up_to: int, sections: int) -> None:
     """Make all lists anew; until they are complete, the old ones are used."""
     await _do("forget lists", lambda c: c.execute(_FORGET_EPOCHS, -1), changes=True)
-    length = await _do("find common words", lambda c: c.fetchval(_BEGIN_EPOCH, epoch, float(sections)), changes=True)
+    length = await _do(
+        "find common words",
+        lambda c: c.fetchval(_BEGIN_EPOCH, epoch, float(sections), float(_LISTED_FROM)),
+        changes=True,
+    )
     if length is None:
         return
     await _add_segments(epoch, up_to, length)
@@ -316,6 +321,7 @@ _NEXT_SEGMENT = """
 """
 _LAST_SEGMENT = "SELECT coalesce(max(up_to), 0) FROM document_head_segment WHERE epoch = $1"
 _COUNT_NEW = "SELECT count(*) FROM document_section WHERE id > $1 AND id <= $2"
+_IMPACT = impact("section.search", "listed.query", "listed.raised", "$4::float8")
 _ADD_SEGMENT = f"""
     WITH segment AS (
         INSERT INTO document_head_segment (epoch, after_id, up_to, sections, is_ready)
@@ -325,7 +331,7 @@ _ADD_SEGMENT = f"""
         RETURNING id
     ),
     entry AS (
-        SELECT listed.number, section.id, {impact("section.search", "listed.query", "$4::float8")}::real AS impact
+        SELECT listed.number, section.id, ({_IMPACT})::real AS impact
           FROM (SELECT id, language, search, unnest(tsvector_to_array(search)) AS lexeme
                   FROM document_section
                  WHERE id > $2 AND id <= $3
@@ -353,12 +359,20 @@ async def _add_segments(epoch: int, up_to: int, length: float | None = None) -> 
         if await _do("find new sections", lambda c: c.fetchval(_COUNT_NEW, after, up_to)) < _SEGMENT_FROM:
             return
         length = await _do("read the state", lambda c: c.fetchval("SELECT length FROM document_head_state"))
-    while last := await _do("find new sections", lambda c: c.fetchval(_NEXT_SEGMENT, after, up_to, _SEGMENT)):
+    while last := await _next_segment(after, up_to):
         kept = _kept(_SEGMENT)
         async with get_db_transaction() as c:
             await c.execute(_RENEW)
             await c.execute(_ADD_SEGMENT, epoch, after, last, length, kept)
         after = last
+
+
+async def _next_segment(after: int, up_to: int) -> int | None:
+    """The last id of a segment of the sections behind *after*."""
+    return cast(
+        "int | None",
+        await _do("find new sections", lambda c: c.fetchval(_NEXT_SEGMENT, after, up_to, _SEGMENT)),
+    )
 
 
 _SEGMENTS_OF = """

@@ -44,7 +44,7 @@ BEGIN
             words := regexp_replace(words, '(?<=[' || unspaced || '])([' || unspaced || '])', '\1 \1', 'g');
         END IF;
     END IF;
-    RETURN replace(replace(replace(replace(words, '</', '<a'), '/', ' '), '.', ' '), '-', ' ');
+    RETURN replace(replace(replace(replace(words, '<', ' '), '/', ' '), '.', ' '), '-', ' ');
 END
 $$;
 
@@ -52,10 +52,10 @@ CREATE FUNCTION section_words(content text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN section_spaced(content, section_unspaced(), section_separators());
 COMMENT ON FUNCTION section_words IS
-    'A text with spaces between its words. PostgreSQL''s parser would take a/b for a file, a.b for a host and a-1 for a '
-    'negative number, and a search for b would not find them; and in a C locale, all that is not ASCII for letters. Tags '
-    'stay tags, which it leaves out. Where a script has no spaces, each letter becomes a word together with the next one, '
-    'the last of a run alone: such pairs, side by side, find any part of the text';
+    'A text with spaces between its words. PostgreSQL''s parser would take a/b for a file, a.b for a host, a-1 for a '
+    'negative number and all behind < for a tag, and a search for b would not find it; in a C locale it takes all that is '
+    'not ASCII for letters. Where a script has no spaces, each letter becomes a word together with the next one, the last '
+    'of a run alone: such pairs, side by side, find any part of the text';
 
 CREATE FUNCTION section_fitted(language text, title text, headings text, body text) RETURNS tsvector
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE -- before PostgreSQL 17, no subtransactions in parallel workers
@@ -173,10 +173,11 @@ DECLARE
           FROM section_lexemes(language, terms, NULL));
 BEGIN
     IF octet_length(words) > length(words) THEN
+        words := replace(normalize(words, NFKC), chr(173), '');
         words := regexp_replace(words, section_separators(), ' ', 'g');
         words := regexp_replace(words, '[' || section_unspaced() || ']+', ' ', 'g');
     END IF;
-    words := replace(replace(replace(replace(words, '</', '<a'), '/', ' '), '.', ' '), '-', ' ');
+    words := replace(replace(replace(replace(words, '<', ' '), '/', ' '), '.', ' '), '-', ' ');
     IF wanted IS NULL THEN
         RETURN words;
     END IF;

@@ -68,6 +68,7 @@ CREATE TABLE document_head_lexeme (
     language text    NOT NULL,
     lexeme   text    NOT NULL,
     query    tsquery NOT NULL,
+    raised   tsquery NOT NULL, -- in titles and headings
     PRIMARY KEY (number),
     UNIQUE (lexeme, language, epoch)
 );

@@ -1,0 +1,34 @@
+"""Letters: classes of them for brackets of regular expressions, and one form for each; as in 0003_search_words.sql."""
+
+import unicodedata
+
+HAN = r"\u3005-\u3007\u3021-\u3029\u303B\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF\U00020000-\U0003FFFF"
+HIRAGANA = r"\u3041-\u3096\u309D-\u309F"
+KATAKANA = r"\u30A1-\u30FA\u30FC-\u30FF\u31F0-\u31FF\uFF66-\uFF9F"
+HANGUL = r"\u1100-\u11FF\uA960-\uA97F\uAC00-\uD7FB\uFFA0-\uFFDC"
+
+# The letters of the scripts that put no spaces between words, or whose words grow at their ends without one, as Korean.
+UNSPACED = (
+    r"\u0E01-\u0E3A\u0E40-\u0E4E\u0E81-\u0ECF\u0EDC-\u0EDF\u1000-\u103F\u1050-\u108F\u1100-\u11FF\u1780-\u17D3"
+    r"\u3005-\u3007\u3021-\u3029\u3031-\u3035\u303B\u303C\u3041-\u3096\u309D-\u309F\u30A1-\u30FA\u30FC-\u30FF"
+    r"\u3105-\u312F\u31A0-\u31BF\u31F0-\u31FF\u3400-\u4DBF\u4E00-\u9FFF\uA960-\uA97F\uAC00-\uD7FB\uF900-\uFAFF"
+    r"\uFF66-\uFFDC\U00020000-\U0003FFFF"
+)
+# What stands between words but is not ASCII.
+SEPARATORS = (
+    r"[\u0080-\u00A9\u00AB-\u00B1\u00B4\u00B6-\u00B8\u00BB-\u00BF\u00D7\u00F7\u037E\u0387\u055A-\u055F\u0589"
+    r"\u058A\u05BE\u05C0\u05C3\u05F3\u05F4\u060C\u061B\u061F\u066A-\u066D\u06D4\u0964\u0965\u0E4F\u0E5A\u0E5B"
+    r"\u0F04-\u0F14\u104A-\u104F\u10FB\u1361-\u1368\u17D4-\u17DA\u1800-\u180A\u2000-\u200B\u200E-\u206F"
+    r"\u20A0-\u20FF\u2190-\u245F\u2500-\u2BFF\u2E00-\u2E7F\u3000-\u3004\u3008-\u3020\u302A-\u3030\u303D-\u303F"
+    r"\u309B\u309C\u30A0\u30FB\uE000-\uF8FF\uFE00-\uFE1F\uFE30-\uFE6F\uFEFF\uFF00-\uFF0F\uFFE0-\uFFFF"
+    r"\U0001F000-\U0001FAFF\U000E0000-\U0010FFFF]"
+)
+
+
+def fold_letters(text: str) -> str:
+    """*text* in the form in which it is indexed, but for case and stems: NFKC without soft hyphens."""
+    if text.isascii():
+        return text
+    folded = unicodedata.normalize("NFKC", text).replace("\u00ad", "")
+    # NFKC takes these Thai and Lao vowels apart, of which each is one letter to those who write them
+    return folded.replace("\u0e4d\u0e32", "\u0e33").replace("\u0ecd\u0eb2", "\u0eb3")

@@ -1,0 +1,204 @@
+"""
+Snippets: the passage of a text that fits a question best, its words marked; pure, in linear time.
+
+Where the words are says the server, by its own rules of stems (the SQL function section_marks); the letters of scripts
+without spaces are compared here.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
+
+from .scripts import UNSPACED, fold_letters
+
+_UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
+_UNSPACED_LETTER = re.compile(f"[{UNSPACED}]")
+_SPACES = re.compile(r"\s+")
+_SENTENCE_END = re.compile(r"[.!?…:]\s+|[\u3002\uFF01\uFF0E\uFF1F\uFF61]\s*|\s*\n\s*|[|]\s*")
+# A letter with what is written onto it: combining signs, Korean vowels and final consonants, half-width voicing marks.
+_CLUSTER = re.compile(r"(?s).[\u0300-\u036F\u1160-\u11FF\u3099\u309A\uD7B0-\uD7FB\uFF9E\uFF9F\u0E32\u0EB2]*")
+
+
+class _Span(NamedTuple):
+    start: int
+    stop: int
+
+
+def make_snippet(
+    text: str,
+    marks: str | None,
+    terms: Sequence[str],
+    *,
+    start: str = "<mark>",
+    stop: str = "</mark>",
+    length: int = 240,
+    escape: bool = False,
+) -> str:
+    """
+    The passage of *text* with most of *terms*, these between *start* and *stop*; the beginning where it has none.
+
+    *marks* is what section_marks(language, text, terms) says; None leaves words in scripts with spaces unmarked. About
+    *length* characters without the marks, white space as single spaces, … where something is left out. *escape* makes
+    the text, but not *start* and *stop*, safe within HTML.
+    """
+    spans = _find(text, marks, terms)
+    first, last = _best(text, spans, length)
+    begin, end = _bounds(text, first, last, length)
+    pieces = [] if begin == 0 else ["… "]
+    place = begin
+    for span in spans:
+        if begin <= span.start and span.stop <= end:
+            pieces += (
+                _shown(text[place : span.start], escape),
+                start,
+                _shown(text[span.start : span.stop], escape),
+                stop,
+            )
+            place = span.stop
+    pieces += [_shown(text[place:end], escape), "" if end == len(text) else " …"]
+    return "".join(pieces)
+
+
+def _shown(text: str, escape: bool) -> str:
+    return _SPACES.sub(" ", html.escape(text) if escape else text)
+
+
+# --- where the words are
+
+
+def _find(text: str, marks: str | None, terms: Sequence[str]) -> list[_Span]:
+    """The places of *terms* in *text*, in order and apart from each other."""
+    folded, origins = _fold(text)
+    found = [] if marks is None else list(_marked(folded, marks))
+    found += _unspaced(folded, terms)
+    if origins is not None:
+        found = [_Span(origins[start], max(origins[stop], origins[stop - 1] + 1)) for start, stop in found]
+    apart: list[_Span] = []
+    for span in sorted(found):
+        if apart and span.start <= apart[-1].stop:
+            apart[-1] = _Span(apart[-1].start, max(span.stop, apart[-1].stop))
+        else:
+            apart.append(span)
+    return apart
+
+
+@lru_cache(8192)
+def _fold_letter(letter: str) -> str:
+    return fold_letters(letter)
+
+
+def _fold(text: str) -> tuple[str, list[int] | None]:
+    """*text* in the form in which it is indexed, and where its characters come from; None where nothing has moved."""
+    folded = fold_letters(text)
+    if folded is text or folded == text:
+        return text, None
+    letters = [_fold_letter(letter) for letter in text]
+    if "".join(letters) != folded:
+        clusters = _CLUSTER.findall(text)
+        letters = [fold_letters(cluster) for cluster in clusters]
+        places = accumulate(map(len, clusters), initial=0)
+        origins = [place for place, letter in zip(places, letters, strict=False) for _ in letter]
+    elif len(folded) == len(text):
+        return folded, None
+    else:
+        origins = [place for place, letter in enumerate(letters) for _ in letter]
+    return "".join(letters), [*origins, len(text)]
+
+
+def _marked(folded: str, marks: str) -> Iterator[_Span]:
+    """The places that are marked in *marks*, in which separators are spaces, and letters without spaces one space."""
+    places: list[tuple[int, int]] = []  # from which place on how many letters are missing
+    missing = 0
+    for run in _UNSPACED_RUN.finditer(folded) if not folded.isascii() else ():
+        missing += run.end() - run.start() - 1
+        places.append((run.end() - missing, missing))
+    if len(marks) - marks.count("\1") - marks.count("\2") != len(folded) - missing:
+        return  # Unicode of another version, or another text
+    following = iter(places)
+    upcoming = next(following, None)
+    missing = start = 0
+    for number, mark in enumerate(re.finditer("[\1\2]", marks)):
+        place = mark.start() - number
+        # a run of letters before the mark stands there as a single space
+        while upcoming is not None and upcoming[0] <= place:
+            missing = upcoming[1]
+            upcoming = next(following, None)
+        if mark[0] == "\1":
+            start = place + missing
+        else:
+            yield _Span(start, place + missing)
+
+
+def _unspaced(folded: str, terms: Sequence[str]) -> Iterator[_Span]:
+    if not _UNSPACED_LETTER.search(folded):
+        return
+    for run in {run for term in terms for run in _UNSPACED_RUN.findall(fold_letters(term))}:
+        place = folded.find(run)
+        while place >= 0:
+            yield _Span(place, place + len(run))
+            place = folded.find(run, place + len(run))
+
+
+# --- which passage
+
+
+def _best(text: str, spans: Sequence[_Span], length: int) -> _Span:
+    """From the first to the last of the words that stand within *length* and are the most different ones."""
+    best, best_score = _Span(0, 0), 0.0
+    within: Counter[str] = Counter()
+    words = [text[start:stop].casefold()[:5] for start, stop in spans]  # forms of one word begin alike
+    first = 0
+    for last, span in enumerate(spans):
+        within[words[last]] += 1
+        while first < last and span.stop - spans[first].start > length:
+            within[words[first]] -= 1
+            if not within[words[first]]:
+                del within[words[first]]
+            first += 1
+        score = len(within) + 0.1 * min(last - first, 5)
+        if score > best_score:
+            best, best_score = _Span(spans[first].start, span.stop), score
+    return best
+
+
+def _bounds(text: str, first: int, last: int, length: int) -> _Span:
+    """About *length* characters around *first* to *last*, from the beginning of a sentence if one is near."""
+    if len(text) <= length:
+        return _Span(0, len(text))
+    spare = max(0, length - (last - first))
+    earliest = max(0, min(first - spare // 2, len(text) - length))
+    begin = 0
+    if earliest > 0:
+        sentence = _SENTENCE_END.search(text, earliest - 1, first)
+        begin = sentence.end() if sentence else _word_start(text, earliest, first)
+    end = min(len(text), max(last, begin + length))
+    if end < len(text):
+        end = _word_end(text, end, last)
+    return _Span(begin, end)
+
+
+def _word_start(text: str, place: int, limit: int) -> int:
+    """The first place from *place* on, *limit* at the latest, where a word may begin."""
+    while place < limit and not _is_boundary(text, place):
+        place += 1
+    return place
+
+
+def _word_end(text: str, place: int, limit: int) -> int:
+    """The last place up to *place*, *limit* at the earliest, where a word may end."""
+    while place > limit and not _is_boundary(text, place):
+        place -= 1
+    return len(text[:place].rstrip()) if place > limit else place
+
+
+def _is_boundary(text: str, place: int) -> bool:
+    after = text[place]
+    if text[place - 1].isspace() or after.isspace():
+        return True
+    return after.isalpha() and _UNSPACED_LETTER.match(after) is not None
