@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from .command_line import folder, names_from, positive, show_progress
+from .ending import RunFailedError, explain_failures, run_until_signal
 from .environment import describe_environment
 from .peers import PGBENCH, SYSTEMS
 from .plan import WORKS, Plan
@@ -68,44 +70,54 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     )
 
 
-async def run(plan: Plan, directory: Path | None, console: Console) -> Results:
-    """Measure, with the progress on *console*."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with make_workspace(directory) as workspace, show_progress(console) as progress:
-        return await _run_in(workspace, plan, console, progress)
+async def run(plan: Plan, directory: Path | None, console: Console, results: Results) -> None:
+    """Measure into *results*, with the progress on *console*; raises `RunFailedError` where it cannot go on."""
+    with (
+        make_workspace(directory) as workspace,
+        show_progress(console) as show,
+        explain_failures(show, workspace) as progress,
+    ):
+        await _run_in(workspace, plan, console, results, progress)
 
 
-async def _run_in(workspace: Path, plan: Plan, console: Console, progress: Callable[[str], None]) -> Results:
+async def _run_in(
+    workspace: Path, plan: Plan, console: Console, results: Results, progress: Callable[[str], None]
+) -> None:
     progress("starting a server")
     async with run_server(workspace / "server") as server:
         settings = await read_settings(server)
         distributions = {name: SYSTEMS[name].distributions for name in plan.systems if name in SYSTEMS}
-        environment = describe_environment(settings, file_system_of(workspace), distributions)
+        results.environment |= describe_environment(settings, file_system_of(workspace), distributions)
         console.print()
-        console.print(render_head(plan, environment))
-        if environment["file_system"] == "tmpfs":
+        console.print(render_head(plan, results.environment))
+        if results.environment["file_system"] == "tmpfs":
             console.print("[yellow]The data is in memory, where fsync costs nothing: --directory says where else.")
         console.print()
-        results = Results(environment, {**asdict(plan), "corpus": str(plan.corpus or "made up")})
         await do_all(Run(plan, server, workspace, results, progress))
         progress("done")
-        return results
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 1 where a system gave a wrong answer or none."""
+    """Exit code 1 where a system gave a wrong answer or none, or the run failed, 130 where a signal ended it."""
     options = parse_arguments(arguments)
     plan = make_plan(options)
     console = make_console()
+    results = Results({}, {**asdict(plan), "corpus": str(plan.corpus or "made up")})
+    failure = ""
     try:
-        results = asyncio.run(run(plan, options.directory, console))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print("interrupted; the server has stopped and its data is deleted")
+        run_until_signal(run(plan, options.directory, console, results))
+    except asyncio.CancelledError:
+        with suppress(OSError):  # there may be no terminal any more
+            console.print("interrupted; the server has stopped and its data is deleted")
         return 130
-    console.print()
-    console.print(render_table(plan, results))
+    except (RunFailedError, OSError) as exc:
+        failure = str(exc)
+    if not failure or results.rounds or results.memory:
+        console.print()
+        console.print(render_table(plan, results))
+    if failure:  # files of an earlier run stay as they are
+        console.print(Text(failure, style="red"))
+        return 1
     if options.json:
         results.write(options.json)
     if options.svg:

@@ -77,5 +77,6 @@ def _describe(exc: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the benchmark, which ends its processes
+    for number in (signal.SIGINT, signal.SIGHUP):  # both reach the benchmark, too, which ends its processes
+        signal.signal(number, signal.SIG_IGN)
     asyncio.run(serve())

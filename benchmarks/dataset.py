@@ -101,10 +101,20 @@ async def _without_indexes(address: Address, table: str) -> AsyncIterator[None]:
 
 
 async def _copy_documents(address: Address, rows: Iterator[tuple[Any, ...]]) -> None:
+    """Raises `ConnectionError` where the connection is lost, for which asyncpg's COPY would wait for ever."""
     connection = await asyncpg.connect(address.uri)
+    columns = ["id", "code", "name", "content", "metadata", "language"]
     try:
-        columns = ["id", "code", "name", "content", "metadata", "language"]
-        await connection.copy_records_to_table("document", records=rows, columns=columns)
+        async with asyncio.timeout(None) as bound:
+
+            def give_up(lost: object) -> None:
+                bound.reschedule(0)
+
+            connection.add_termination_listener(give_up)
+            await connection.copy_records_to_table("document", records=rows, columns=columns)
+            connection.remove_termination_listener(give_up)
+    except TimeoutError as exc:
+        raise ConnectionError("the server has ended the connection") from exc
     finally:
         await connection.close()
 

@@ -17,7 +17,7 @@ def describe_environment(
     """The machine, the server's *settings*, and the versions of the *distributions* of each system."""
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": count_cores(),
         "load": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -27,6 +27,11 @@ def describe_environment(
         "packages": {name: _versions(names) for name, names in distributions.items()},
         "commit": _commit(),
     }
+
+
+def count_cores() -> int:
+    """The cores that this process, and what it starts, may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu() -> str:

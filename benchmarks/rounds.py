@@ -38,6 +38,7 @@ _MEASURES = {
 }
 _SAMPLES = 20
 _WARM_UP = 0.3  # of the seconds of a measure
+_LEAST_SECONDS, _SLOWEST = 300.0, 200  # rows a second: making them takes a fiftieth of that
 
 
 class Measured(Protocol):
@@ -82,17 +83,29 @@ async def do_all(run: Run) -> None:
         await _run_ingestion(run)
 
 
+@asynccontextmanager
+async def _phase(run: Run, doing: str, rows: int) -> AsyncIterator[None]:
+    """The block stores so many *rows*; raises `TimeoutError` where that takes so long that it can only hang."""
+    run.progress(doing)
+    seconds = _LEAST_SECONDS + rows / _SLOWEST
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as exc:
+        raise TimeoutError(str(exc) or f"not done after {seconds:.0f} s") from exc
+
+
 async def _fill(run: Run, address: Address) -> Facts:
     """The tables that the plan needs."""
     facts = Facts()
     if set(run.plan.works) & {"reads", "list", "search", "memory"}:
-        run.progress(f"making {run.plan.documents:,} documents")
-        ids = await fill_documents(address, run.plan.documents)
+        async with _phase(run, f"making {run.plan.documents:,} documents", run.plan.documents):
+            ids = await fill_documents(address, run.plan.documents)
         far_id = str(ids[PAGE_SIZE]) if run.plan.pages > 1 else ""
         facts = Facts(documents=run.plan.documents, pages=run.plan.pages, far_id=far_id)
     if set(run.plan.works) & {"recent", "chat"}:
-        run.progress(f"making {run.plan.turns:,} chat turns")
-        await fill_turns(address, run.plan.turns)
+        async with _phase(run, f"making {run.plan.turns:,} chat turns", run.plan.turns):
+            await fill_turns(address, run.plan.turns)
         facts = Facts(facts.documents, threads_for(run.plan.turns), facts.pages, facts.far_id)
     await execute(address, "CHECKPOINT")
     return facts
@@ -226,11 +239,13 @@ def _corpus(run: Run, files: int) -> Path:
 
 async def _run_streaming(run: Run, large: Address) -> None:
     small = await make_tables(run.server, "small")
-    await fill_documents(small, run.plan.documents // 10)
+    number = run.plan.documents // 10
+    async with _phase(run, f"making {number:,} documents", number):
+        await fill_documents(small, number)
     await _measure_memory(
         run,
         memory.ITERATE,
-        lambda: memory.measure_peak(memory.ITERATE, small, run.plan.documents // 10, run.workspace),
+        lambda: memory.measure_peak(memory.ITERATE, small, number, run.workspace),
         lambda: memory.measure_peak(memory.ITERATE, large, run.plan.documents, run.workspace),
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from . import peers
 from .address import Address
+from .cancellation import finish
 from .load import Measure
 from .workloads import Facts
 
@@ -115,7 +116,7 @@ async def _start_process(name: str, workspace: Path) -> AsyncIterator[RunningSys
         yield system
     finally:
         system.hang_up()
-        await asyncio.shield(_end(process))
+        await finish(_end(process))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -130,3 +131,24 @@ def clean_environment() -> dict[str, str]:
     """The environment without settings of this package or of libpq: every system starts from its defaults."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
     return environment | {"PYTHONPATH": str(_ROOT)}
+
+
+async def run_program(*command: str, workspace: Path, seconds: float = _ANSWER_SECONDS) -> tuple[int, str, str]:
+    """Exit code, output and errors of *command*; raises `SystemFailedError` where it takes longer than *seconds*."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=workspace,
+        env=clean_environment(),
+    )
+    try:
+        output, errors = await asyncio.wait_for(process.communicate(), seconds)
+    except TimeoutError as exc:
+        raise SystemFailedError(f"{Path(command[0]).name} has not ended after {seconds:.0f} s") from exc
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await finish(process.wait())
+    assert process.returncode is not None
+    return process.returncode, output.decode(), errors.decode()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.cancellation import finish
 from benchmarks.comparisons import BEST_OTHER, LINES, Comparison
 from benchmarks.corpus import read_corpus, write_corpus
 from benchmarks.load import Measure, run_callers
@@ -82,17 +85,91 @@ def test_a_wrong_option_is_explained(options: Sequence[str], message: str, tmp_p
     assert message in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
-    """Ctrl-C reaches all processes of the group; the server stops and its data is gone."""
+@pytest.mark.parametrize("doing", ["starting a server", "round 2 of"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_leaves_nothing_behind(number: signal.Signals, doing: str, tmp_path: Path) -> None:
+    """A signal reaches all processes of the group, again and again; the server stops and its data is gone."""
     with start_benchmark(tmp_path, "--only", "reads", "--rounds", "1000", "--systems", "ours") as process:
         assert process.stdout is not None
-        assert any("round 2 of" in line for line in process.stdout)
-        os.killpg(process.pid, number)
+        assert any(doing in line for line in process.stdout)
+        pids = [int(path.read_text().splitlines()[0]) for path in tmp_path.glob("*/server/data/postmaster.pid")]
+        signals = 0
+        while process.poll() is None and any(tmp_path.iterdir()):
+            os.killpg(process.pid, number)
+            signals += 1
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, output + errors
     assert output.endswith("interrupted; the server has stopped and its data is deleted\n")
+    assert signals > 1
     assert list(tmp_path.iterdir()) == []
+    assert not any(Path("/proc", str(pid)).exists() for pid in pids)
+
+
+def test_a_signal_that_was_ignored_still_is(tmp_path: Path) -> None:
+    """After nohup, a run goes on when the terminal is closed."""
+    command = [sys.executable, "-c", _IGNORING]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "went on\n", done.stderr
+
+
+_IGNORING = """
+import asyncio, os, signal
+from benchmarks.ending import run_until_signal
+
+async def work():
+    os.kill(os.getpid(), signal.SIGHUP)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    print("went on")
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+run_until_signal(work())
+"""
+
+
+def test_a_run_whose_server_is_lost_says_so(tmp_path: Path) -> None:
+    """While documents are copied into it, too, as when its disk is full; the way out is named and nothing is left."""
+    with start_benchmark(tmp_path, "--only", "reads", "--documents", "200000") as process:
+        assert process.stdout is not None
+        assert any("making 200,000 documents" in line for line in process.stdout)
+        (file,) = tmp_path.glob("*/server/data/postmaster.pid")
+        os.kill(int(file.read_text().splitlines()[0]), signal.SIGQUIT)  # it does not wait for anybody
+        output, errors = process.communicate(timeout=100)
+    assert process.returncode == 1, output + errors
+    assert "stopped while making 200,000 documents: " in output
+    assert "--directory PATH takes another disk" in output.replace("\n", " ")
+    assert errors == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_clean_up_is_finished_before_a_cancellation_goes_on() -> None:
+    """However often the task is cancelled meanwhile."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    steps = []
+
+    async def clean_up() -> None:
+        begun.set()
+        await may_end.wait()
+        steps.append("cleaned up")
+
+    async def work() -> None:
+        try:
+            await finish(clean_up())
+        finally:
+            steps.append("ended")
+
+    task = asyncio.ensure_future(work())
+    await begun.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    assert steps == []
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert steps == ["cleaned up", "ended"]
 
 
 def make_results(rounds: dict[Key, list[float]]) -> Results:
