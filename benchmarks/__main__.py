@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from .command_line import folder, names_from, positive, show_progress
+from .command_line import file_to_write, folder, names_from, positive, show_progress, write_file
 from .ending import RunFailedError, explain_failures, run_until_signal
 from .environment import describe_environment
 from .peers import PGBENCH, SYSTEMS
@@ -51,9 +51,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--turns", type=positive(int), metavar="N", help="rows of the chat history (1,000,000; quick 100,000)")
     add("--corpus", type=folder, metavar="PATH", help="ingest the Markdown files below PATH, not made-up ones")
     add("--directory", type=folder, metavar="PATH", help="where the server's data is for the time (a disk, not memory)")
-    add("--json", type=Path, metavar="PATH", help="write every round, the versions and the medians to PATH")
-    add("--svg", type=Path, metavar="PATH", help="draw operations per second by callers into PATH")
-    return parser.parse_args(arguments)
+    add("--json", type=file_to_write, metavar="PATH", help="write every round, the versions and the medians to PATH")
+    add("--svg", type=file_to_write, metavar="PATH", help="draw operations per second by callers into PATH")
+    options = parser.parse_args(arguments)
+    if reason := make_plan(options).why_too_small():
+        parser.error(reason)
+    return options
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
@@ -118,11 +121,11 @@ def main(arguments: list[str]) -> int:
     if failure:  # files of an earlier run stay as they are
         console.print(Text(failure, style="red"))
         return 1
-    if options.json:
-        results.write(options.json)
-    if options.svg:
-        options.svg.write_text(draw_plot(results), encoding="utf-8")
-    return 1 if results.failures else 0
+    files = ((options.json, results.as_json), (options.svg, lambda: draw_plot(results)))
+    unwritten = [failure for path, make in files if path and (failure := write_file(path, make()))]
+    for failure in unwritten:
+        console.print(Text(failure, style="red"))
+    return 1 if results.failures or unwritten else 0
 
 
 if __name__ == "__main__":

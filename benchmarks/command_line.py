@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 
 N = TypeVar("N", int, float)
@@ -19,12 +21,14 @@ N = TypeVar("N", int, float)
 def show_progress(console: Console) -> Iterator[Callable[[str], None]]:
     """A function that says what is being done: in one line that changes, or line by line in a file."""
     began = time.perf_counter()
-    with console.status("") if console.is_terminal else nullcontext() as status:
+    # no spinner: it would take time from what is measured
+    changing = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else nullcontext()
+    with changing as live:
 
         def show(doing: str) -> None:
             line = f"[dim]{time.perf_counter() - began:6.1f} s  {escape(doing)}[/dim]"
-            if status is not None:
-                status.update(line)
+            if live is not None:
+                live.update(line, refresh=True)
             else:
                 console.print(line)
 
@@ -65,3 +69,24 @@ def folder(text: str) -> Path:
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is no directory")
     return path
+
+
+def file_to_write(text: str) -> Path:
+    """For argparse: a file that is there or can be made; known before the run, not at its end."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a directory")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no directory {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text} cannot be written")
+    return path
+
+
+def write_file(path: Path, text: str) -> str:
+    """Why *text* could not be written into *path*; nothing where it was."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        return f"{path} could not be written: {exc.strerror}"
+    return ""

@@ -26,6 +26,7 @@ _LOADERS = 2  # the time goes into making tsvectors, in the server
 
 # Two of the peers read every column of their table: this one spares them the tsvector and the hash.
 _VIEW = f"CREATE VIEW document_columns AS SELECT {', '.join(COLUMNS)} FROM document"
+# As one would write it: `search` is compressed when it is stored, for which docs/benchmarks.md says the price.
 _COPIED = """
     CREATE TABLE copied (
         code    text PRIMARY KEY,

@@ -21,7 +21,7 @@ from .drawing import (
     place_apart,
     place_on_scale,
 )
-from .peers import OURS, PGBENCH
+from .peers import ASYNCPG_NO_RESET, OURS, PGBENCH
 from .results import Key, Results
 
 _HEIGHT = 450
@@ -29,9 +29,11 @@ _TOP, _BOTTOM = 108, 384  # of the panels
 _PANELS = ((62, 302), (532, 772))  # left and right; the names of the lines stand to the right of it
 _CALLERS = (1, 10, 100, 1000)
 _TITLES = {"reads": "Point reads", "chat": "Chat inserts, durable"}
+_DASHES = {ASYNCPG_NO_RESET.name: "1 5", PGBENCH: "5 5"}
 _COLOURS = {
     OURS.name: BLUE,
     "asyncpg": ORANGE,
+    ASYNCPG_NO_RESET.name: ORANGE,
     "psycopg": GREEN,
     "SQLAlchemy": RED,
     "psqlpy": VIOLET,
@@ -115,7 +117,7 @@ def _draw_curve(panel: _Panel, name: str, points: Sequence[tuple[int, float]]) -
     places = [(panel.x(callers), panel.y(speed)) for callers, speed in points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     kind = "line ours" if name == OURS.name else "line"
-    dashes = ' stroke-dasharray="5 5"' if name == PGBENCH else ""
+    dashes = f' stroke-dasharray="{_DASHES[name]}"' if name in _DASHES else ""
     yield f'<polyline class="{kind}" points="{path}" stroke="{colour}"{dashes}/>'
     radius = 4.5 if name == OURS.name else 3
     for x, y in places:

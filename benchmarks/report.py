@@ -17,6 +17,7 @@ from .results import Key, Ratio, Results
 
 _WIDTH = 120
 _HEADINGS = {
+    "asyncpg-no-reset": "asyncpg\nno reset",
     "SQLAlchemy": "SQL\nAlchemy",
     "psycopg-toolkit": "psycopg\ntoolkit",
     "langchain-postgres": "langchain\npostgres",
@@ -161,5 +162,7 @@ def _notes(results: Results) -> Iterator[Text]:
     )
     for name, reason in results.missing.items():
         yield Text(f"not in it: {name} ({reason})", style="yellow")
+    for name, reason in results.lost.items():
+        yield Text(f"no longer in it: {name} ({reason})", style="yellow")
     for key, reason in results.failures.items():
         yield Text(f"failed: {key.system}, {key.work}, {key.callers} callers ({reason})", style="red")

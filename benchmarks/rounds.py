@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -24,7 +24,7 @@ from .plan import Plan
 from .results import Key, MemoryRound, Results
 from .server import execute
 from .systems import RunningSystem, SystemFailedError, run_systems
-from .workloads import PAGE_SIZE, Facts, count_turns
+from .workloads import Facts, count_turns
 
 Progress = Callable[[str], None]
 
@@ -80,6 +80,7 @@ async def do_all(run: Run) -> None:
             await _run_streaming(run, address)
             await _run_ingestion_memory(run)
     if "ingestion" in run.plan.works:
+        await _drop_databases(run.server)  # autovacuum would go on in them
         await _run_ingestion(run)
 
 
@@ -101,12 +102,13 @@ async def _fill(run: Run, address: Address) -> Facts:
     if set(run.plan.works) & {"reads", "list", "search", "memory"}:
         async with _phase(run, f"making {run.plan.documents:,} documents", run.plan.documents):
             ids = await fill_documents(address, run.plan.documents)
-        far_id = str(ids[PAGE_SIZE]) if run.plan.pages > 1 else ""
-        facts = Facts(documents=run.plan.documents, pages=run.plan.pages, far_id=far_id)
+        facts = Facts(documents=run.plan.documents, pages=run.plan.pages)
+        if facts.far_offset > 0:
+            facts = replace(facts, far_id=str(ids[-facts.far_offset]))
     if set(run.plan.works) & {"recent", "chat"}:
         async with _phase(run, f"making {run.plan.turns:,} chat turns", run.plan.turns):
             await fill_turns(address, run.plan.turns)
-        facts = Facts(facts.documents, threads_for(run.plan.turns), facts.pages, facts.far_id)
+        facts = replace(facts, threads=threads_for(run.plan.turns))
     await execute(address, "CHECKPOINT")
     return facts
 
@@ -117,7 +119,7 @@ async def _fill(run: Run, address: Address) -> Facts:
 async def _run_load(run: Run, address: Address, facts: Facts) -> None:
     async with _start(run, run.plan.systems, address, facts) as systems:
         if facts.documents:
-            await _check_samples(run, systems, facts)
+            await check_samples(run, systems, facts)
         for work in run.plan.works:
             measures, callers_of_work = _MEASURES.get(work, ((), ()))
             for number in range(run.plan.rounds if measures else 0):
@@ -125,7 +127,7 @@ async def _run_load(run: Run, address: Address, facts: Facts) -> None:
                 for measure in measures:
                     for callers in run.plan.callers if callers_of_work is None else callers_of_work:
                         await _run_round(run, systems, measure, callers, number)
-        await _check_counts(run, systems, address)
+        await check_counts(run, systems, address)
 
 
 @asynccontextmanager
@@ -142,7 +144,10 @@ async def _start(run: Run, names: Sequence[str], address: Address, facts: Facts)
                 systems.append(await stack.enter_async_context(find_pgbench(address, facts.documents, run.workspace)))
             except SystemFailedError as exc:
                 run.results.missing[PGBENCH] = str(exc)
-        yield systems
+        try:
+            yield systems
+        finally:
+            run.results.lost |= {system.name: system.lost for system in running if system.lost}
 
 
 async def _run_round(run: Run, systems: Sequence[Measured], work: str, callers: int, number: int) -> None:
@@ -166,7 +171,7 @@ async def _run_round(run: Run, systems: Sequence[Measured], work: str, callers: 
             run.results.add(key, number, measure)
 
 
-async def _check_samples(run: Run, systems: Sequence[Measured], facts: Facts) -> None:
+async def check_samples(run: Run, systems: Sequence[Measured], facts: Facts) -> None:
     """Every system must read the same documents, in all columns, as this package does."""
     codes = [code_of(number) for number in range(0, facts.documents, max(1, facts.documents // _SAMPLES))]
     samples = {}
@@ -180,7 +185,7 @@ async def _check_samples(run: Run, systems: Sequence[Measured], facts: Facts) ->
             _fail(run, "reads", name, "it reads other documents than this package does")
 
 
-async def _check_counts(run: Run, systems: Sequence[Measured], address: Address) -> None:
+async def check_counts(run: Run, systems: Sequence[Measured], address: Address) -> None:
     """What was acknowledged is in the table, and nothing else."""
     connection = await asyncpg.connect(address.uri)
     try:
@@ -209,6 +214,10 @@ def _fail(run: Run, work: str, system: str, reason: str) -> None:
 
 
 # --- ingestion
+
+
+async def _drop_databases(server: Address) -> None:
+    await execute(server, *(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for name in ("bench", "small", "memory")))
 
 
 async def _run_ingestion(run: Run) -> None:

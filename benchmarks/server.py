@@ -16,7 +16,7 @@ from database import embedded
 from .address import Address
 from .cancellation import finish
 
-# seven systems with 20 connections each stay connected from the first round to the last
+# eight systems with 20 connections each stay connected from the first round to the last
 _MAX_CONNECTIONS = 200
 _FAREWELL_SECONDS = 10.0
 _DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}

@@ -38,6 +38,8 @@ class RunningSystem:
     works: list[str] = field(default_factory=list)
     chat_table: str = ""
     turns_per_save: int = 1
+    patience: float = _ANSWER_SECONDS
+    lost: str = ""  # why its process was ended, or has ended
 
     def hang_up(self) -> None:
         """Let its process end."""
@@ -54,21 +56,40 @@ class RunningSystem:
         return Measure(answer["operations"], answer["seconds"])
 
     async def ask(self, **question: Any) -> dict[str, Any]:
-        """The answer to *question*; raises `SystemFailedError` where it is an error, or does not come in time."""
+        """
+        The answer to *question*; raises `SystemFailedError` where it is an error, or does not come in time.
+
+        A process that did not answer in time is ended: its answer would be taken for that to the next question.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        if self.lost:
+            raise SystemFailedError(self.lost)
+        line = b""
         try:
             self.process.stdin.write(json.dumps(question).encode() + b"\n")
             await self.process.stdin.drain()
-            line = await asyncio.wait_for(self.process.stdout.readline(), _ANSWER_SECONDS)
-        except (OSError, TimeoutError) as exc:
-            raise SystemFailedError(f"no answer: {type(exc).__name__}") from exc
-        if not line:
-            raise SystemFailedError(f"its process ended with exit code {await self.process.wait()}")
+            line = await asyncio.wait_for(self.process.stdout.readline(), self.patience)
+        except TimeoutError as exc:
+            raise await self._lose(f"no answer for {self.patience:g} s") from exc
+        except OSError:
+            pass  # it has ended
+        if not line.endswith(b"\n"):
+            raise await self._lose("")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise SystemFailedError(answer["error"])
         return answer
+
+    async def _lose(self, reason: str) -> SystemFailedError:
+        """The process is ended, if it has not yet; the error that says so."""
+        self.hang_up()
+        self.works = []
+        if reason:
+            self.process.kill()
+        await finish(_end(self.process))
+        self.lost = reason or f"its process ended with exit code {self.process.returncode}"
+        return SystemFailedError(self.lost)
 
 
 @asynccontextmanager

@@ -17,8 +17,10 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.cancellation import finish
+from benchmarks.command_line import write_file
 from benchmarks.comparisons import BEST_OTHER, LINES, Comparison
 from benchmarks.corpus import read_corpus, write_corpus
+from benchmarks.install import install
 from benchmarks.load import Measure, run_callers
 from benchmarks.plot import draw_plot
 from benchmarks.results import Key, MemoryRound, Ratio, Results
@@ -43,10 +45,11 @@ def start_benchmark(directory: Path, *options: str) -> subprocess.Popen[str]:
 def run_benchmark(directory: Path, *options: str) -> tuple[int, str, str]:
     """Its exit code, what it prints, and its errors."""
     with start_benchmark(directory, *options) as process:
-        output, errors = process.communicate(timeout=100)
+        output, errors = process.communicate(timeout=280)
     return process.returncode, output, errors
 
 
+@pytest.mark.timeout(300)  # it starts every peer
 def test_a_small_run_prints_a_table_and_writes_json_and_svg(tmp_path: Path) -> None:
     """Whatever peers are installed; those that are not are named, and nothing is left behind."""
     code, output, errors = run_benchmark(tmp_path, "--only", "reads,chat,list", "--json", "r.json", "--svg", "r.svg")
@@ -76,6 +79,12 @@ def test_a_small_run_prints_a_table_and_writes_json_and_svg(tmp_path: Path) -> N
         (["--only", "writes"], "'writes' is none of reads"),
         (["--rounds", "0"], "'0' is no number greater than 0"),
         (["--corpus", "nowhere"], "nowhere is no directory"),
+        (["--only", "ingestion", "--corpus", "."], "there are no Markdown files below"),
+        (["--json", "nowhere/r.json"], "there is no directory nowhere"),
+        (["--svg", "."], ". is a directory"),
+        (["--only", "search", "--documents", "29"], "--documents 29 is too small for search: it needs 30"),
+        (["--only", "reads,list", "--documents", "39"], "--documents 39 is too small for list: it needs 40"),
+        (["--only", "recent", "--turns", "9"], "--turns 9 is too small for recent: it needs 10"),
     ],
 )
 def test_a_wrong_option_is_explained(options: Sequence[str], message: str, tmp_path: Path) -> None:
@@ -244,16 +253,54 @@ def test_a_plot_without_figures_says_so() -> None:
 
 
 async def test_callers_finish_what_they_have_begun() -> None:
-    """Every call that was made is waited for and counted."""
-    made = []
+    """Every call that was made is waited for and counted, also where the time is over long before its answer."""
+    begun, finished = [], []
 
     async def call(caller: int) -> None:
-        made.append(caller)
+        begun.append(caller)
+        for _ in range(1 + caller * 50):  # those of the later callers are under way when the first one has ended
+            await asyncio.sleep(0)
+        finished.append(caller)
 
     measure = await run_callers(call, 7, 0.001)
-    assert set(made) == set(range(7))
-    assert measure.operations == len(made)
-    assert measure.seconds >= 0.001
+    assert set(begun) == set(range(7))
+    assert sorted(begun) == sorted(finished)
+    assert measure.operations == len(finished)
+
+
+async def test_no_call_is_made_after_the_time() -> None:
+    """Each caller makes its first one."""
+    begun = []
+
+    async def call(caller: int) -> None:
+        begun.append(caller)
+        await asyncio.sleep(0)
+
+    measure = await run_callers(call, 7, 0.0)
+    assert begun == list(range(7))
+    assert measure.operations == 7
+
+
+def test_the_smallest_tables_are_enough(tmp_path: Path) -> None:
+    """What is not refused works; the number of documents need not fill the last page."""
+    options = ("--only", "recent,list", "--documents", "50", "--turns", "10", "--systems", "ours,asyncpg")
+    code, output, errors = run_benchmark(tmp_path, *options)
+    assert code == 0, output + errors
+    assert "page 2, ms" in output
+    assert "failed" not in output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_file_that_cannot_be_written_is_named() -> None:
+    """After the run, too; the other one is written all the same."""
+    assert write_file(Path("/dev/full"), "figures") == "/dev/full could not be written: No space left on device"
+
+
+def test_what_can_be_installed_is(tmp_path: Path) -> None:
+    """One peer that cannot be had does not keep the others away."""
+    nowhere = f"nowhere @ {tmp_path.as_uri()}/nowhere.whl"
+    assert list(install(["pip", nowhere])) == [nowhere]
+    assert install(["pip"]) == {}
 
 
 async def test_a_wrong_answer_ends_the_measure() -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -54,43 +55,48 @@ _UPSERT = """
 @asynccontextmanager
 async def connect(address: Address) -> AsyncIterator[Operations]:
     """Reads and writes through the pool's own methods, as its documentation shows."""
-    metadata = json.dumps(METADATA)
     async with asyncpg.create_pool(address.uri, min_size=POOL_SIZE, max_size=POOL_SIZE) as pool:
+        yield operations_of(pool)
 
-        async def read_document(code: str) -> Row:
-            row = await pool.fetchrow(_READ, code)
-            if row is None:
-                raise LookupError(code)
-            return dict(row)
 
-        async def save_turn(turn: Turn) -> object:
-            return await pool.fetchval(_SAVE, turn.thread_id, turn.user_id, turn.question, turn.answer, metadata)
+def operations_of(pool: asyncpg.Pool[Any]) -> Operations:
+    """What is measured, through *pool*."""
+    metadata = json.dumps(METADATA)
 
-        async def recent_turns(thread_id: str) -> list[Row]:
-            return [dict(row) for row in await pool.fetch(_RECENT, thread_id)]
+    async def read_document(code: str) -> Row:
+        row = await pool.fetchrow(_READ, code)
+        if row is None:
+            raise LookupError(code)
+        return dict(row)
 
-        async def page(size: int, offset: int = 0, last_id: str = "") -> list[Row]:
-            return [dict(row) for row in await pool.fetch(_PAGE, size, offset)]
+    async def save_turn(turn: Turn) -> object:
+        return await pool.fetchval(_SAVE, turn.thread_id, turn.user_id, turn.question, turn.answer, metadata)
 
-        async def search(word: str) -> list[Row]:
-            return [dict(row) for row in await pool.fetch(_SEARCH, word)]
+    async def recent_turns(thread_id: str) -> list[Row]:
+        return [dict(row) for row in await pool.fetch(_RECENT, thread_id)]
 
-        async def copy(folder: Path, files: Sequence[File]) -> int:
-            columns = ["code", "name", "content"]
-            async with pool.acquire() as connection:
-                return int((await connection.copy_records_to_table("copied", records=files, columns=columns))[5:])
+    async def page(size: int, offset: int = 0, last_id: str = "") -> list[Row]:
+        return [dict(row) for row in await pool.fetch(_PAGE, size, offset)]
 
-        async def upsert(folder: Path, files: Sequence[File]) -> int:
-            async with pool.acquire() as connection:
-                return sum([await connection.execute(_UPSERT, *file) == "INSERT 0 1" for file in files])
+    async def search(word: str) -> list[Row]:
+        return [dict(row) for row in await pool.fetch(_SEARCH, word)]
 
-        yield Operations(
-            read_document=read_document,
-            save_turn=save_turn,
-            recent_turns=recent_turns,
-            first_page=page,
-            far_page=page,
-            search=search,
-            store_new=copy,
-            store_again=upsert,
-        )
+    async def copy(folder: Path, files: Sequence[File]) -> int:
+        columns = ["code", "name", "content"]
+        async with pool.acquire() as connection:
+            return int((await connection.copy_records_to_table("copied", records=files, columns=columns))[5:])
+
+    async def upsert(folder: Path, files: Sequence[File]) -> int:
+        async with pool.acquire() as connection:
+            return sum([await connection.execute(_UPSERT, *file) == "INSERT 0 1" for file in files])
+
+    return Operations(
+        read_document=read_document,
+        save_turn=save_turn,
+        recent_turns=recent_turns,
+        first_page=page,
+        far_page=page,
+        search=search,
+        store_new=copy,
+        store_again=upsert,
+    )
