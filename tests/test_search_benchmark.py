@@ -36,12 +36,13 @@ def run_benchmark(directory: Path, *options: str) -> tuple[int, str, str]:
         env={**os.environ, "TMPDIR": str(directory), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.timeout(300)  # two servers, five databases
 def test_a_small_run_prints_tables_and_writes_json_and_svg(tmp_path: Path) -> None:
     """Whatever peers are installed; those that are not are named, and nothing is left behind."""
     write_collection(tmp_path / "small")
