@@ -10,6 +10,7 @@ all that are newer than the lists.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..codecs import decode_json
@@ -21,7 +22,8 @@ from . import make_snippet, parse_question, text_search_configuration
 
 # The usual constants of BM25. A word in the title counts as three, one in a heading as two.
 K1, B = 1.2, 0.75
-_RESCORED = 500  # of those that the lists name
+UNIT = 10_000.0  # of the impacts in the lists, which are less than K1 + 1
+_RESCORED = 300  # of those that the lists name
 _FEW = 1_000  # documents that a filter leaves whose sections are all looked at
 _COUNTED, _SAMPLED = 1_000, 300
 
@@ -56,6 +58,7 @@ _SCORE = f"""
 # document, $7 how many at all, $8 how many are ranked exactly, $9 whether lists may be used, $10 language.
 # The languages in use are found by skipping through the index (https://wiki.postgresql.org/wiki/Loose_indexscan).
 _PARAMETERS = 10
+_NEWEST = f"document_section ORDER BY id DESC LIMIT {_SAMPLED}"
 _TERMS = f"""
     used AS (
         (SELECT language FROM document ORDER BY language LIMIT 1)
@@ -78,31 +81,24 @@ _TERMS = f"""
                 OFFSET 0) AS parts
          WHERE query IS NOT NULL
     ),
-    sample AS MATERIALIZED (
-        SELECT search, ctid
-          FROM document_section
-         ORDER BY id DESC
-         LIMIT {_SAMPLED}
-    ),
     segment AS MATERIALIZED (
-        SELECT segment.id, segment.epoch, segment.up_to, state.length
+        SELECT segment.id, segment.epoch, segment.after_id, segment.up_to, state.length
           FROM document_head_state AS state
           JOIN document_head_segment AS segment ON segment.epoch = state.epoch AND segment.is_ready
     ),
     size AS MATERIALIZED (
-        SELECT greatest(1, guessed.sections)::double precision AS sections,
-               greatest(1, coalesce((SELECT max(length) FROM segment), (SELECT avg(length(search)) FROM sample)))
-                   ::double precision AS length,
+        SELECT greatest(1, CASE WHEN pages <= 100 THEN (SELECT count(*) FROM document_section)
+                                WHEN reltuples >= 0 AND relpages > 0 THEN reltuples / relpages * pages
+                                ELSE pages * (SELECT count(*) / count(DISTINCT (ctid::text::point)[0])::float8
+                                                FROM (SELECT ctid FROM {_NEWEST}) AS sample)
+                           END)::float8 AS sections,
+               greatest(1, coalesce((SELECT max(length) FROM segment),
+                                    (SELECT avg(length(search)) FROM (SELECT search FROM {_NEWEST}) AS sample)))
+                   ::float8 AS length,
                (SELECT coalesce(max(up_to), 0) FROM segment) AS up_to
-          FROM (SELECT CASE WHEN sampled < {_SAMPLED} THEN sampled
-                            WHEN reltuples >= 0 AND relpages > 0 THEN reltuples / relpages * pages
-                            ELSE (SELECT count(*) / count(DISTINCT (ctid::text::point)[0]) FROM sample) * pages
-                       END AS sections
-                  FROM (SELECT count(*) AS sampled FROM sample) AS counted,
-                       (SELECT reltuples, relpages,
-                               pg_relation_size(oid) / current_setting('block_size')::integer AS pages
-                          FROM pg_class
-                         WHERE oid = 'document_section'::regclass) AS relation) AS guessed
+          FROM (SELECT reltuples, relpages, pg_relation_size(oid) / current_setting('block_size')::integer AS pages
+                  FROM pg_class
+                 WHERE oid = 'document_section'::regclass) AS relation
     ),
     term AS MATERIALIZED (
         SELECT lexeme.*, counted,
@@ -117,7 +113,7 @@ _TERMS = f"""
              CROSS JOIN LATERAL section_lexemes(asked.language, $4, $5) AS word
              CROSS JOIN LATERAL (SELECT {LEXEME_QUERY.format(lexeme="word.lexeme")} AS quoted) AS written
               LEFT JOIN LATERAL (
-                SELECT sum(head.frequency) AS frequency, max(head.cutoff) AS cutoff, min(head.lexeme) AS number
+                SELECT sum(head.frequency) AS frequency, min(head.lexeme) AS number
                   FROM document_head_lexeme AS listed
                   JOIN document_head AS head ON head.lexeme = listed.number
                   JOIN segment ON segment.id = head.segment
@@ -138,22 +134,40 @@ _TERMS = f"""
          ) AS exactly
          CROSS JOIN LATERAL (
             SELECT CASE WHEN frequency IS NOT NULL OR counted < {_COUNTED} THEN counted
-                        ELSE greatest(counted, sections * (SELECT avg((search @@ lexeme.query)::integer) FROM sample))
+                        ELSE greatest(counted, sections * (SELECT avg((search @@ lexeme.query)::integer)
+                                                             FROM (SELECT search FROM {_NEWEST}) AS sample))
                    END AS found
             OFFSET 0
          ) AS nearly
     ),
+    listed AS MATERIALIZED (
+        SELECT term.language, term.weight, head.segment, head.cutoff, head.ids, head.impacts, cap
+          FROM (SELECT CASE count(*) WHEN 1 THEN $8 ELSE greatest($8, {{entries}} / greatest(1, count(*))) END::integer
+                           AS cap
+                  FROM term
+                 WHERE is_listed) AS counted
+          JOIN term ON term.is_listed
+          JOIN document_head AS head ON head.lexeme = term.number
+          JOIN segment ON segment.id = head.segment
+    ),
     plan AS MATERIALIZED (
         SELECT asked.language, asked.query, coalesce(listed, false) AS listed,
-               CASE WHEN listed THEN rare && !!asked.excluded ELSE asked.query END AS rare,
-               coalesce(tail, 0) AS tail
+               CASE WHEN listed THEN rare && !!asked.excluded ELSE asked.query END AS rare
           FROM asked
           LEFT JOIN (SELECT language, bool_or(is_listed) AS listed,
-                            sum(weight * cutoff) FILTER (WHERE is_listed) AS tail,
                             string_agg(query::text, ' | ') FILTER (WHERE NOT is_listed)::tsquery AS rare
                        FROM term
                       GROUP BY language) AS terms USING (language)
     )
+"""
+# What a section that is nowhere within the lists weighs at the most.
+_TAIL = """
+    SELECT max(tail)
+      FROM (SELECT sum(weight * cutoff) AS tail
+              FROM (SELECT language, segment, weight,
+                           CASE WHEN cardinality(impacts) > cap THEN impacts[cap] / {unit} ELSE cutoff END AS cutoff
+                      FROM listed) AS cut
+             GROUP BY language, segment) AS tails
 """
 _FILTER = """,
     chosen AS MATERIALIZED (
@@ -170,11 +184,11 @@ _FITS = "JOIN document AS this ON this.id = section.document_id AND {condition}"
 _SCORED = """,
     headed AS MATERIALIZED (
         SELECT id, sum(impact * weight) AS bound
-          FROM (SELECT unnest(head.ids) AS id, unnest(head.impacts) AS impact, term.weight
-                  FROM term
-                  JOIN document_head AS head ON head.lexeme = term.number
-                  JOIN segment ON segment.id = head.segment
-                 WHERE term.is_listed {many}) AS listed
+          FROM (SELECT segment.after_id + unnest(listed.ids[:cap]) AS id, unnest(listed.impacts[:cap]) AS impact,
+                       listed.weight / {unit} AS weight
+                  FROM listed
+                  JOIN segment ON segment.id = listed.segment
+                 WHERE true {many}) AS entry
          GROUP BY id
          ORDER BY bound DESC
          LIMIT {listed}
@@ -260,18 +274,20 @@ _SELECT = """,
     )
     SELECT result.*, facts.*
       FROM (SELECT (SELECT count(*) FROM best) AS ranked, (SELECT coalesce(bool_or(listed), false) FROM plan) AS listed,
-                   (SELECT coalesce(max(tail), 0) FROM plan) AS tail,
+                   coalesce(({tail}), 0) AS tail,
                    (SELECT CASE WHEN count(*) >= $8 THEN min(bound) ELSE 0 END FROM best_headed) AS cut) AS facts
       LEFT JOIN result ON true
      ORDER BY rank DESC, section_id DESC
 """
 _SPARE = 10
 _LISTED = 20_000  # of which a filter may leave few
-_MOST = 2**31
+_ENTRIES = 15_000  # of all the lists that are read
+_MOST = 2**30
 MARKS = ("<mark>", "</mark>")
-_NEARLY = 1 - 1e-6  # the lists hold single precision
+_NEARLY = 1 - 1e-6  # cut-offs are of single precision
 
 
+@lru_cache(maxsize=200)
 def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
     """
     The statement that returns *columns* of `document`, and *more*, for the best sections.
@@ -283,8 +299,12 @@ def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
     scored_few = "" if condition is None else _SCORED_FEW.format(score=_SCORE)
     filtered = "" if condition is None else _FILTER.format(few=_FEW, condition=condition)
     listed = "$8" if condition is None else str(_LISTED)
-    scored = _SCORED.format(score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, spare=_SPARE)
-    return f"WITH RECURSIVE {_TERMS}{filtered}{scored}{_SELECT.format(columns=columns, more=more)}"
+    scored = _SCORED.format(
+        score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, spare=_SPARE, unit=UNIT
+    )
+    terms = _TERMS.replace("{entries}", str(_ENTRIES if condition is None else _MOST))
+    selected = _SELECT.format(columns=columns, more=more, tail=_TAIL.format(unit=UNIT))
+    return f"WITH RECURSIVE {terms}{filtered}{scored}{selected}"
 
 
 class Wanted(NamedTuple):
@@ -318,7 +338,7 @@ async def find_sections(
     condition, values = await _read_condition(wanted.where, conn)
     sql = build_search(columns, condition, more=more)
     limit = min(wanted.limit, _MOST)
-    rescored = max(_RESCORED, 10 * limit)
+    rescored = 10 * limit if len(question.sought) == 1 else max(_RESCORED, 10 * limit)
     use_lists = True
     while True:
         arguments = (
@@ -345,7 +365,9 @@ async def find_sections(
         found = [row for row in rows if row["rank"] is not None]
         ranked, listed = rows[0]["ranked"], rows[0]["listed"]
         beyond = rows[0]["cut"] + rows[0]["tail"]  # no section that was not ranked is better
-        if listed and beyond and (len(found) < limit or (wanted.exact and found[-1]["rank"] < beyond * _NEARLY)):
+        if listed and beyond and len(found) < limit and rescored < _LISTED:
+            rescored *= 10
+        elif listed and beyond and (len(found) < limit or (wanted.exact and found[-1]["rank"] < beyond * _NEARLY)):
             use_lists = False
         elif len(found) < limit and ranked >= rescored:
             rescored *= 10

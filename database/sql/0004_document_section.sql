@@ -82,16 +82,18 @@ CREATE TABLE document_head_segment (
     PRIMARY KEY (id)
 );
 CREATE TABLE document_head (
-    lexeme    integer  NOT NULL,
-    segment   integer  NOT NULL,
-    frequency bigint   NOT NULL,
-    cutoff    real     NOT NULL,
-    ids       bigint[] NOT NULL,
-    impacts   real[]   NOT NULL,
+    lexeme    integer    NOT NULL,
+    segment   integer    NOT NULL,
+    frequency bigint     NOT NULL,
+    cutoff    real       NOT NULL,
+    ids       integer[]  NOT NULL,
+    impacts   smallint[] NOT NULL,
     PRIMARY KEY (lexeme, segment)
 );
 ALTER TABLE document_head ALTER COLUMN ids SET STORAGE EXTERNAL, ALTER COLUMN impacts SET STORAGE EXTERNAL;
 COMMENT ON COLUMN document_head.frequency IS 'How many sections of the segment hold the lexeme';
+COMMENT ON COLUMN document_head.ids IS 'The weightiest first, counted from after_id of the segment';
+COMMENT ON COLUMN document_head.impacts IS 'In ten-thousandths, rounded up';
 COMMENT ON COLUMN document_head.cutoff IS 'No section that is not in the list has a greater impact; 0 where all are in it';
 
 -- migrate:down
