@@ -21,7 +21,7 @@ from uuid import UUID
 
 from ..connect_db import Connection, Record, get_db_transaction, perform
 from ..exceptions import DocumentError
-from .ranking import LEXEME_QUERY, UNIT, impact
+from .ranking import LEXEME_QUERY, UNIT
 from .sections import cut_sections
 from .writing import REPLACE_SECTIONS, section_arrays
 
@@ -300,7 +300,7 @@ _NEW_SEGMENT = """
 _LEXEMES = "SELECT number FROM document_head_lexeme WHERE epoch = $1 ORDER BY number"
 _ADD_LIST = f"""
     WITH entry AS MATERIALIZED (
-        SELECT section.id, {impact("section.search", "listed.query", "listed.raised", "$4::float8")} AS impact
+        SELECT section.id, section_impact(section.search, listed.query, listed.raised, 1, $4) AS impact
           FROM document_head_lexeme AS listed
           JOIN document_section AS section
             ON section.search @@ listed.query AND section.language = listed.language
@@ -369,7 +369,6 @@ _NEXT_SEGMENT = """
 """
 _LAST_SEGMENT = "SELECT coalesce(max(up_to), 0) FROM document_head_segment WHERE epoch = $1"
 _COUNT_NEW = "SELECT count(*) FROM document_section WHERE id > $1 AND id <= $2"
-_IMPACT = impact("section.search", "listed.query", "listed.raised", "$4::float8")
 _ADD_SEGMENT = f"""
     WITH segment AS (
         INSERT INTO document_head_segment (epoch, after_id, up_to, sections, is_ready)
@@ -379,7 +378,7 @@ _ADD_SEGMENT = f"""
         RETURNING id
     ),
     entry AS (
-        SELECT listed.number, section.id, {_IMPACT} AS impact
+        SELECT listed.number, section.id, section_impact(section.search, listed.query, listed.raised, 1, $4) AS impact
           FROM (SELECT id, language, search, unnest(tsvector_to_array(search)) AS lexeme
                   FROM document_section
                  WHERE id > $2 AND id <= $3
