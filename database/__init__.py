@@ -70,6 +70,7 @@ from .exceptions import (
 from .ingestion import ingest_directory, ingest_files_batch, read_and_insert_md_file
 from .search.ranking import search_sections
 from .search.refresh import refresh_search_index
+from .search.suggestions import suggest_terms
 from .settings import Settings, configure, get_settings
 
 __version__ = "2.0.0"
@@ -133,6 +134,7 @@ __all__ = [
     "search_chat_history",
     "search_documents",
     "search_sections",
+    "suggest_terms",
     "unregister_init_callback",
     "update_document_content",
     "upsert_document",

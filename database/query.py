@@ -8,6 +8,7 @@ built once for each shape and used again, so that PostgreSQL finds its prepared 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -74,10 +75,15 @@ class Built:
 
 
 class _Parameters:
-    """The parameters of a statement that is being written."""
+    """
+    The parameters of a statement that is being written.
+
+    *use_containment*: also ask for what is equal at a path by `@>`, which a GIN index on the column answers.
+    """
 
     def __init__(self) -> None:
         self.sources: list[tuple[Encode | None, Any]] = []
+        self.use_containment = False
 
     def add(self, encode: Encode) -> int:
         """The number of a parameter that *encode* makes of the next value."""
@@ -217,6 +223,7 @@ class _Operand(NamedTuple):
     text: str
     is_json: bool
     is_path: bool
+    path: tuple[str, ...] = ()  # in SQL, the keys that lead into a jsonb, where none could be the number of an element
 
 
 def write_where(shape: Shape | None, table: Table, parameters: _Parameters) -> str:
@@ -260,9 +267,13 @@ def _operand(name: str, table: Table, parameters: _Parameters) -> _Operand:
             raise
         if column.type.kind != "json":
             raise column.refusal(f"is {column.declared}: a path leads into json and jsonb only") from None
-        path = parameters.constant([column.encode_text(part) for part in rest.split(".")])
+        parts = [column.encode_text(part) for part in rest.split(".")]
+        path = parameters.constant(parts)
         json = f"this.{column.sql}::jsonb"
-        return _Operand(column, f"({json} #> ${path}::text[])", f"({json} #>> ${path}::text[])", True, True)
+        keys: tuple[str, ...] = ()
+        if column.declared == "jsonb" and not any(re.search(r"\d", part) for part in parts):
+            keys = tuple(f"(${path}::text[])[{number}]" for number in range(1, len(parts) + 1))
+        return _Operand(column, f"({json} #> ${path}::text[])", f"({json} #>> ${path}::text[])", True, True, keys)
     sql = f"this.{column.sql}"
     if column.type.kind == "json":
         return _Operand(column, f"{sql}::jsonb", f"({sql}::jsonb #>> '{{}}')", True, False)
@@ -301,7 +312,13 @@ def _write_list(operand: _Operand, kind: str, has_null: bool, parameters: _Param
 
 def _write_comparison(operand: _Operand, kind: str, parameters: _Parameters) -> str:
     if kind == "$eq":
-        return f"{operand.sql} = {_value(operand, parameters)}"
+        value = _value(operand, parameters)
+        written = f"{operand.sql} = {value}"
+        if operand.path and parameters.use_containment:
+            for part in reversed(operand.path):
+                value = f"jsonb_build_object({part}, {value})"
+            written = f"({written} AND this.{operand.column.sql} @> {value})"
+        return written
     if kind == "$ne":
         return f"{operand.sql} IS DISTINCT FROM {_value(operand, parameters)}"
     if kind == "$between":
@@ -527,6 +544,7 @@ def build_page(table: Table, wanted: Selection) -> Built:
 def build_condition(table: Table, where: Shape, first: int) -> Built:
     """The condition alone, on `this`, for a statement whose own parameters end before $*first*."""
     parameters = _Parameters()
+    parameters.use_containment = True
     parameters.sources += [(None, None)] * (first - 1)
     written = _write(where, table, parameters)
     return Built(written, parameters.sources[first - 1 :], ())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from ..command_line import folder, names_from, positive, show_progress
 from ..environment import describe_environment
 from ..report import describe_machine, make_console
 from ..server import file_system_of, make_workspace, read_settings, run_server
+from ..systems import clean_environment
 from .collection import CollectionError, read_collection
 from .plan import WORKS, Plan
 from .plot import draw_plot
@@ -66,6 +69,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--rounds", type=positive(int), metavar="N", help="rounds of each measure (default: 3)")
     add("--queries", type=positive(int), metavar="N", help="queries of each kind in a round (default: 40, quick 20)")
     add("--unspaced", type=positive(int), metavar="N", help="sections without spaces (default: 5,000, quick 1,000)")
+    add("--written", type=positive(int), metavar="N", help="sections that are added in a round (5,000, quick 2,000)")
     add("--directory", type=folder, metavar="PATH", help="where the server's data is for the time (a disk, not memory)")
     add("--json", type=Path, metavar="PATH", help="write every round, the versions and the medians to PATH")
     add("--svg", type=Path, metavar="PATH", help="draw quality and times into PATH")
@@ -88,6 +92,8 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         queries=arguments.queries,
         certified=arguments.queries and min(arguments.queries, 20),
         unspaced=arguments.unspaced,
+        unspaced_words=arguments.unspaced and min(arguments.unspaced, 100 if arguments.quick else 200),
+        written=arguments.written,
         collections=collections,
     )
 
@@ -97,8 +103,8 @@ async def run(plan: Plan, directory: Path | None, console: Console) -> Results:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with make_workspace(directory) as workspace, show_progress(console) as progress:
-        try:
+    with make_workspace(directory) as workspace, chdir(workspace), show_progress(console) as progress:
+        try:  # no .env there
             return await _run_in(workspace, plan, console, progress)
         finally:
             db.configure(None)
@@ -128,6 +134,8 @@ def main(arguments: list[str]) -> int:
     options = parse_arguments(arguments)
     plan = make_plan(options)
     console = make_console()
+    for name in os.environ.keys() - clean_environment().keys():
+        del os.environ[name]
     try:
         results = asyncio.run(run(plan, options.directory, console))
     except (KeyboardInterrupt, asyncio.CancelledError):

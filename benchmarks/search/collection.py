@@ -123,6 +123,7 @@ def _read_judgements(text: str) -> dict[str, dict[str, int]]:
 _TOPICS = 60
 _DOCUMENTS_PER_TOPIC = 20
 _WORDS_PER_TOPIC = 8
+_SHARES = (0.0, 0.02, 0.06, 0.15)  # of a document's words that are of its topic
 _QUERY = "what is known about {} and the {} of {} when they are {}"
 
 
@@ -145,7 +146,7 @@ def make_collection() -> Collection:
         words = frequent + random.sample(vocabulary[1_000:], _WORDS_PER_TOPIC // 2)
         degrees = {}
         for number in range(_DOCUMENTS_PER_TOPIC):
-            share = random.choice((0.0, 0.02, 0.06, 0.15))
+            share = _SHARES[number % len(_SHARES)]
             document = _make_document(random, f"{topic}-{number}", sentences, words, share)
             documents.append(document)
             degrees[document.id] = 2 if share > 0.1 else int(share > 0.03)

@@ -46,7 +46,7 @@ def vocabulary() -> list[str]:
 
 def _probability(rank: int) -> float:
     """Of the word number *rank*, from 0."""
-    return float(1 / (rank + 1 + _SHIFT) / log((_WORDS + _SHIFT) / _SHIFT))
+    return 1 / (rank + 1 + _SHIFT) / log((_WORDS + _SHIFT) / _SHIFT)
 
 
 @cache
@@ -57,7 +57,7 @@ def _urn() -> list[str]:
 
 def share_of(rank: int) -> float:
     """In what share of the sections the word number *rank*, from 0, is to be expected."""
-    return 1 - (1 - _probability(rank)) ** (sum(_LENGTHS) / 2)
+    return float(1 - (1 - _probability(rank)) ** (sum(_LENGTHS) / 2))
 
 
 def ranks_of(low: float, high: float) -> range:

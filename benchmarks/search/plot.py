@@ -75,7 +75,7 @@ def _draw_legend(results: Results, y: float) -> Iterator[str]:
     for name, colour in _COLOURS.items():
         if name in present:
             yield f'<circle cx="{x + 5:.1f}" cy="{y - 4:.1f}" r="4.5" fill="{colour}"/>'
-            label = "this package" if name == OURS else name.replace("ours", "this package")
+            label = name.replace(OURS, "this package")
             yield draw_text(x + 15, y, label, "small bold" if name == OURS else "small")
             x += 40 + 6.5 * len(label)
 

@@ -16,12 +16,15 @@ from ..address import Address
 from ..server import execute
 from .collection import Collection, make_collection, read_collection
 from .metrics import DEPTH, score_all
-from .results import BM25S, OURS, TS_RANK, Results
+from .minilm import MiniLM
+from .results import BM25S, HYBRID, OURS, TS_RANK, VECTORS, Results
 from .tables import LANGUAGE, MAKE_PLAIN, PLAIN, PLAIN_INDEX, make_documents
 
 # by query, the ids of the documents, best first
 Answers = dict[str, list[str]]
 _BATCH = 500
+_MOST_EMBEDDED = 10_000  # documents; some six a second and core
+_FUSION = 60
 
 
 async def measure_quality(
@@ -30,16 +33,20 @@ async def measure_quality(
     """Rank the collections at *paths*, or the one that is made up where there are none."""
     collections = [read_collection(path) for path in paths] or [make_collection()]
     for number, collection in enumerate(collections):
-        progress(f"quality: {collection.name}, {len(collection.documents):,} documents")
         address = await make_documents(server, f"quality_{number}")
         answers = {}
         async with db.database_lifespan():
             for name, rank in RANKERS.items():
+                progress(f"quality: {collection.name}, {len(collection.documents):,} documents, {name}")
                 try:
                     answers[name] = await rank(address, collection)
-                except ImportError as exc:
-                    results.missing[name] = f"{exc}: pip install '.[bench-search]'"
+                except (ImportError, NotMeantError) as exc:
+                    results.missing[f"{name}, {collection.name}"] = str(exc)
         db.configure(None)
+        if VECTORS in answers:
+            answers[HYBRID] = {
+                query: fuse(answers[OURS][query], answers[VECTORS][query]) for query in collection.queries
+            }
         results.quality[collection.name] = {
             name: score_all(answer, collection.judged) for name, answer in answers.items()
         }
@@ -120,8 +127,47 @@ async def rank_with_ts_rank(address: Address, collection: Collection) -> Answers
         await connection.close()
 
 
+class NotMeantError(RuntimeError):
+    """A system takes no part with this collection."""
+
+
+async def rank_with_vectors(address: Address, collection: Collection) -> Answers:
+    """Exact cosine similarity of sentence embeddings: what hybrid search adds to the words."""
+    if collection.is_made_up:
+        raise NotMeantError("its words mean nothing")
+    if len(collection.documents) > _MOST_EMBEDDED:
+        raise NotMeantError(f"more than {_MOST_EMBEDDED:,} documents take too long to embed")
+    return await asyncio.to_thread(_rank_with_vectors, collection)
+
+
+def _rank_with_vectors(collection: Collection) -> Answers:
+    import numpy  # of the extra `bench-search`
+
+    model = MiniLM()
+    documents = numpy.array(model.embed([text.whole for text in collection.documents]))
+    queries = numpy.array(model.embed(list(collection.queries.values())))
+    places = (-(queries @ documents.T)).argsort(axis=1)[:, :DEPTH]
+    return {
+        query: [collection.documents[place].id for place in places[row]] for row, query in enumerate(collection.queries)
+    }
+
+
+def fuse(*lists: Sequence[str]) -> list[str]:
+    """
+    One list out of several by reciprocal rank fusion, best first.
+
+    As Cormack, Clarke and Büttcher have it (https://doi.org/10.1145/1571941.1572114), with their k of 60.
+    """
+    scores: dict[str, float] = {}
+    for found in lists:
+        for place, document in enumerate(found, 1):
+            scores[document] = scores.get(document, 0.0) + 1 / (_FUSION + place)
+    return sorted(scores, key=lambda document: -scores[document])[:DEPTH]
+
+
 RANKERS: dict[str, Callable[[Address, Collection], Awaitable[Answers]]] = {
     OURS: rank_with_ours,
     BM25S: rank_with_bm25s,
     TS_RANK: rank_with_ts_rank,
+    VECTORS: rank_with_vectors,
 }

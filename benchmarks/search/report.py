@@ -60,16 +60,15 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def _quality(results: Results) -> Table:
-    table = _table("Quality", "", "", "nDCG@10", "target", "MAP@100", "recall@100", "no answer", "queries")
+    table = _table("Quality", "", "nDCG@10", "target", "MAP@100", "recall@100", "no answer", "queries")
     for collection, systems in results.quality.items():
-        name = collection
+        table.add_row(Text(collection, style="bold"))
         for system, scores in systems.items():
             target = _NDCG.get(collection, {}).get(system)
             if target is None and system == OURS and BM25S in systems:
                 target = round(systems[BM25S].ndcg, 3)
             table.add_row(
-                name,
-                Text(system, style="bold" if system == OURS else ""),
+                f"  {system}",
                 f"{scores.ndcg:.3f}",
                 Text() if target is None else mark_target(target, scores.ndcg >= target, at_most=False),
                 f"{scores.precision:.3f}",
@@ -77,12 +76,10 @@ def _quality(results: Results) -> Table:
                 f"{scores.unanswered:.1%}",
                 str(scores.queries),
             )
-            name = ""
         if collection in results.silent:
             silent = results.silent[collection]
-            answered = Text("no answer where bm25s has one", style="dim")
             mark = mark_target(0, silent == 0, at_most=True)
-            table.add_row("", answered, "", mark, "", "", str(silent), "")
+            table.add_row(Text("  no answer where bm25s has one", style="dim"), "", mark, "", "", str(silent), "")
     return table
 
 

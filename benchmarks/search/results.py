@@ -13,7 +13,7 @@ from ..results import Ratio, ratio_of
 from .metrics import Scores
 
 OURS, EXACT, BM25S, TS_RANK, RUM = "ours", "ours, exact", "bm25s", "ts_rank", "RUM"
-VECTORS, HYBRID = "ours, vectors", "ours, hybrid"
+VECTORS, HYBRID = "MiniLM", "ours + MiniLM"
 
 
 class Key(NamedTuple):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -36,6 +36,7 @@ class _Run:
     plan: Plan
     sections: int
     address: Address
+    workspace: Path
     searches: Mapping[str, Search]
     results: Results
     progress: Callable[[str], None]
@@ -53,13 +54,13 @@ async def measure_speed(
         async with AsyncExitStack() as stack:
             others = {}
             if sections == min(plan.sizes):
-                others = await stack.enter_async_context(_start_rum(sections, workspace, results, progress))
+                others = await _start_rum(stack, sections, workspace, results, progress)
             address = await make_documents(server, f"speed_{sections}")
             await stack.enter_async_context(db.database_lifespan())
             connection = await asyncpg.connect(address.uri)
             stack.push_async_callback(connection.close)
             searches = {OURS: with_ours(), TS_RANK: with_ts_rank(connection), **others}
-            run = _Run(plan, sections, address, searches, results, progress)
+            run = _Run(plan, sections, address, workspace, searches, results, progress)
             await _fill(run)
             await _measure_kinds(run)
             await _compare_with_exact(run)
@@ -68,25 +69,25 @@ async def measure_speed(
         await execute(server, f"DROP DATABASE speed_{sections}")
 
 
-@asynccontextmanager
 async def _start_rum(
-    sections: int, workspace: Path, results: Results, progress: Callable[[str], None]
-) -> AsyncIterator[dict[str, Search]]:
-    """RUM with its table filled, where it is installed."""
+    stack: AsyncExitStack, sections: int, workspace: Path, results: Results, progress: Callable[[str], None]
+) -> dict[str, Search]:
+    """RUM with its table filled, where it is installed; it stops with the *stack*."""
     programs = find_rum()
     if programs is None:
         results.missing[RUM] = "Debian's package postgresql-15-rum is not installed"
-        yield {}
-        return
-    async with run_rum_server(programs, workspace / "rum") as address:
-        progress(f"{sections:,} sections: loading RUM")
-        await fill(address, PLAIN, sections)
-        await execute(address, "VACUUM ANALYZE plain", "CHECKPOINT")
-        connection = await asyncpg.connect(address.uri)
-        try:
-            yield {RUM: with_rum(connection)}
-        finally:
-            await connection.close()
+        return {}
+    progress(f"{sections:,} sections: loading RUM")
+    try:
+        address = await stack.enter_async_context(run_rum_server(programs, workspace / "rum"))
+    except db.DatabaseNotAvailableError as exc:
+        results.missing[RUM] = str(exc).splitlines()[0]
+        return {}
+    await fill(address, PLAIN, sections, workspace)
+    await execute(address, "VACUUM ANALYZE plain", "CHECKPOINT")
+    connection = await asyncpg.connect(address.uri)
+    stack.push_async_callback(connection.close)
+    return {RUM: with_rum(connection)}
 
 
 _SIZES = """
@@ -101,7 +102,7 @@ async def _fill(run: _Run) -> None:
     """Both tables, with sizes and times."""
     run.progress(f"{run.sections:,} sections: loading")
     began = time.perf_counter()
-    await fill(run.address, DOCUMENT, run.sections)
+    await fill(run.address, DOCUMENT, run.sections, run.workspace)
     run.upkeep.fill_seconds = time.perf_counter() - began
     await execute(run.address, "VACUUM ANALYZE")
     run.progress(f"{run.sections:,} sections: refreshing the index")
@@ -110,7 +111,7 @@ async def _fill(run: _Run) -> None:
     run.upkeep.refresh_seconds = time.perf_counter() - began
     run.progress(f"{run.sections:,} sections: loading the plain table")
     await execute(run.address, MAKE_PLAIN, PLAIN_INDEX)
-    await fill(run.address, PLAIN, run.sections)
+    await fill(run.address, PLAIN, run.sections, run.workspace)
     await execute(run.address, "VACUUM ANALYZE", "CHECKPOINT")
     connection = await asyncpg.connect(run.address.uri)
     try:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -66,17 +67,19 @@ async def make_documents(server: Address, database: str) -> Address:
     return address
 
 
-async def fill(address: Address, table: str, number: int) -> None:
+async def fill(address: Address, table: str, number: int, workspace: Path) -> None:
     """Store the sections 0 to *number*; the indexes of words are made after the rows, in a fraction of the time."""
     bounds = [number * part // _FILLERS for part in range(_FILLERS + 1)]
     async with _without_word_indexes(address, table):
-        await asyncio.gather(*(_fill_part(address, Part(table, first, last)) for first, last in pairwise(bounds)))
+        parts = [Part(table, first, last) for first, last in pairwise(bounds)]
+        await asyncio.gather(*(_fill_part(address, part, workspace) for part in parts))
 
 
-async def _fill_part(address: Address, part: Part) -> None:
+async def _fill_part(address: Address, part: Part, workspace: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.search.tables", json.dumps([address, part])),
         stderr=asyncio.subprocess.PIPE,
+        cwd=workspace,  # no .env there
         env=clean_environment(),
     )
     try:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .scripts import HAN, HANGUL, HIRAGANA, KATAKANA, UNSPACED, fold_letters
+from .scripts import HAN, HANGUL, HIRAGANA, KATAKANA, LETTERS, SIGNS, UNSPACED, fold_letters
 
 _MOST_TERMS = 100  # of each kind
 _LONGEST_TERM = 2_000
@@ -31,6 +31,7 @@ _PARTS = re.compile(
     f"(?P<han>[{HAN}]+)|(?P<hiragana>[{HIRAGANA}]+)|(?P<katakana>[{KATAKANA}]+)|(?P<hangul>[{HANGUL}]+)"
     f"|(?P<other>[^{HAN}{HIRAGANA}{KATAKANA}{HANGUL}]+)"
 )
+_WITH_SIGNS = re.compile(f"[{LETTERS}][{SIGNS}]*")
 # Korean particles stand behind their noun without a space.
 _PARTICLE = re.compile("(?<=..)(?:에서|에게|으로|부터|까지|하고|은|는|이|가|을|를|의|에|도|로|와|과|만)$")
 
@@ -143,7 +144,8 @@ def _words_of(run: str, *, alone: bool) -> Iterator[str]:
         elif len(part) <= (_LONGEST_WORD if script == "han" else _LONGEST_SPELLED_WORD):
             yield part
         elif script == "other":
-            yield from (part[j : j + _LONGEST_WORD] for j in range(0, len(part) - _LONGEST_WORD + 1, 2))
+            letters = _WITH_SIGNS.findall(part)
+            yield from ("".join(letters[j : j + 3]) for j in range(0, len(letters) - 2, 2))
         else:
             yield from _pairs(part)
 

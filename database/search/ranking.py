@@ -9,7 +9,9 @@ all that are newer than the lists.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..codecs import decode_json
@@ -19,43 +21,30 @@ from ..exceptions import DocumentError
 from ..query import Built, build_condition, check_page, read_where
 from . import make_snippet, parse_question, text_search_configuration
 
-# The usual constants of BM25. A word in the title counts as three, one in a heading as two.
-K1, B = 1.2, 0.75
-_RESCORED = 500  # of those that the lists name
-_FEW = 1_000  # documents that a filter leaves whose sections are all looked at
+UNIT = 10_000.0  # of the impacts in the lists, which are less than 2.2
+_RESCORED = 300  # of those that the lists name
+_FEW = 3_000  # documents that a filter leaves whose sections are all looked at
 _COUNTED, _SAMPLED = 1_000, 300
-
-# How often a lexeme occurs, from ts_rank: that is 1/1² + 1/2² + … + 1/n², divided by what it comes to in the end.
-_OCCURRENCES = "round(1 / (1.64493406685 * (1 - ts_rank('{{{weights}}}', {search}, {query}))) - 0.5)"
-
-
-def impact(search: str, query: str, raised: str, length: str) -> str:
-    """
-    The SQL of what one lexeme that *search* holds adds to its rank, but for its weight.
-
-    *query* is the lexeme, *raised* the lexeme in titles and headings, *length* that of a section on average.
-    """
-    every, above, title = (
-        _OCCURRENCES.format(weights=weights, search=search, query=query)
-        for weights in ("1,1,1,1", "0,0,1,1", "0,0,0,1")
-    )
-    frequency = f"{every} + CASE WHEN ts_match_vq({search}, {raised}) THEN {above} + {title} ELSE 0 END"
-    norm = f"{K1} * ({1 - B} + {B} * length({search}) / {length})"
-    return f"{K1 + 1} * (1 - {norm} / ({frequency} + {norm}))"
-
 
 LEXEME_QUERY = r"""('''' || replace(replace({lexeme}, '\', '\\'), '''', '''''') || '''')"""
 
-# The score of `section`, whose language's terms are in `term`.
+# The score of `section` by the `plan` of its language; unrolled for questions of a few words, in half the time.
+_UNROLLED = 4
+_SUM = " + ".join(
+    f"section_impact(section.search, plan.queries[{n}], plan.raised[{n}], plan.weights[{n}], plan.length)"
+    for n in range(1, _UNROLLED + 1)
+)
 _SCORE = f"""
-    (SELECT sum(term.weight * {impact("section.search", "term.query", "term.raised", "(SELECT length FROM size)")})
-       FROM term
-      WHERE term.language = section.language AND ts_match_vq(section.search, term.query))
+    CASE WHEN plan.lexemes <= {_UNROLLED} THEN {_SUM}
+    ELSE (SELECT sum(section_impact(section.search, term.query, term.raised, term.weight, plan.length))
+            FROM term
+           WHERE term.language = section.language AND ts_match_vq(section.search, term.query)) END
 """
 # $1 alternatives, $2 what must occur, $3 what must not, $4 $5 all that count and how often, $6 how many sections of a
 # document, $7 how many at all, $8 how many are ranked exactly, $9 whether lists may be used, $10 language.
 # The languages in use are found by skipping through the index (https://wiki.postgresql.org/wiki/Loose_indexscan).
 _PARAMETERS = 10
+_NEWEST = f"document_section ORDER BY id DESC LIMIT {_SAMPLED}"
 _TERMS = f"""
     used AS (
         (SELECT language FROM document ORDER BY language LIMIT 1)
@@ -73,36 +62,30 @@ _TERMS = f"""
           FROM (SELECT language, section_query(language, $1, $2, $3) AS query,
                        coalesce(section_query(language, $3, '{{}}', '{{}}'), '') AS excluded,
                        section_query(language, '{{}}', $2, '{{}}') IS NOT NULL AS demands
-                  FROM used
+                  FROM unnest(ARRAY(SELECT language FROM used)) AS language
                  WHERE language = coalesce($10, language)
                 OFFSET 0) AS parts
          WHERE query IS NOT NULL
     ),
-    sample AS MATERIALIZED (
-        SELECT search, ctid
-          FROM document_section
-         ORDER BY id DESC
-         LIMIT {_SAMPLED}
-    ),
     segment AS MATERIALIZED (
-        SELECT segment.id, segment.epoch, segment.up_to, state.length
+        SELECT segment.id, segment.epoch, segment.after_id, segment.up_to, state.length
           FROM document_head_state AS state
           JOIN document_head_segment AS segment ON segment.epoch = state.epoch AND segment.is_ready
     ),
     size AS MATERIALIZED (
-        SELECT greatest(1, guessed.sections)::double precision AS sections,
-               greatest(1, coalesce((SELECT max(length) FROM segment), (SELECT avg(length(search)) FROM sample)))
-                   ::double precision AS length,
+        SELECT greatest(1, CASE WHEN pages <= 100
+                                THEN (SELECT count(*) FROM (SELECT FROM document_section LIMIT 10000) AS few)
+                                WHEN reltuples >= 0 AND relpages > 0 THEN reltuples / relpages * pages
+                                ELSE pages * (SELECT count(*) / count(DISTINCT (ctid::text::point)[0])::float8
+                                                FROM (SELECT ctid FROM {_NEWEST}) AS sample)
+                           END)::float8 AS sections,
+               greatest(1, coalesce((SELECT max(length) FROM segment),
+                                    (SELECT avg(length(search)) FROM (SELECT search FROM {_NEWEST}) AS sample)))
+                   ::float8 AS length,
                (SELECT coalesce(max(up_to), 0) FROM segment) AS up_to
-          FROM (SELECT CASE WHEN sampled < {_SAMPLED} THEN sampled
-                            WHEN reltuples >= 0 AND relpages > 0 THEN reltuples / relpages * pages
-                            ELSE (SELECT count(*) / count(DISTINCT (ctid::text::point)[0]) FROM sample) * pages
-                       END AS sections
-                  FROM (SELECT count(*) AS sampled FROM sample) AS counted,
-                       (SELECT reltuples, relpages,
-                               pg_relation_size(oid) / current_setting('block_size')::integer AS pages
-                          FROM pg_class
-                         WHERE oid = 'document_section'::regclass) AS relation) AS guessed
+          FROM (SELECT reltuples, relpages, pg_relation_size(oid) / current_setting('block_size')::integer AS pages
+                  FROM pg_class
+                 WHERE oid = 'document_section'::regclass) AS relation
     ),
     term AS MATERIALIZED (
         SELECT lexeme.*, counted,
@@ -117,7 +100,7 @@ _TERMS = f"""
              CROSS JOIN LATERAL section_lexemes(asked.language, $4, $5) AS word
              CROSS JOIN LATERAL (SELECT {LEXEME_QUERY.format(lexeme="word.lexeme")} AS quoted) AS written
               LEFT JOIN LATERAL (
-                SELECT sum(head.frequency) AS frequency, max(head.cutoff) AS cutoff, min(head.lexeme) AS number
+                SELECT sum(head.frequency) AS frequency, min(head.lexeme) AS number
                   FROM document_head_lexeme AS listed
                   JOIN document_head AS head ON head.lexeme = listed.number
                   JOIN segment ON segment.id = head.segment
@@ -138,43 +121,75 @@ _TERMS = f"""
          ) AS exactly
          CROSS JOIN LATERAL (
             SELECT CASE WHEN frequency IS NOT NULL OR counted < {_COUNTED} THEN counted
-                        ELSE greatest(counted, sections * (SELECT avg((search @@ lexeme.query)::integer) FROM sample))
+                        ELSE greatest(counted, sections * (SELECT avg((search @@ lexeme.query)::integer)
+                                                             FROM (SELECT search FROM {_NEWEST}) AS sample))
                    END AS found
             OFFSET 0
          ) AS nearly
     ),
+    listed AS MATERIALIZED (
+        SELECT term.language, term.weight, head.segment, head.cutoff, head.ids, head.impacts, cap
+          FROM (SELECT CASE WHEN count(*) = 1 THEN {{entries_of_one}}
+                            ELSE greatest($8, {{entries}} / greatest(1, count(*))) END::integer AS cap
+                  FROM term
+                 WHERE is_listed) AS counted
+          JOIN term ON term.is_listed
+          JOIN document_head AS head ON head.lexeme = term.number
+          JOIN segment ON segment.id = head.segment
+    ),
     plan AS MATERIALIZED (
         SELECT asked.language, asked.query, coalesce(listed, false) AS listed,
                CASE WHEN listed THEN rare && !!asked.excluded ELSE asked.query END AS rare,
-               coalesce(tail, 0) AS tail
-          FROM asked
-          LEFT JOIN (SELECT language, bool_or(is_listed) AS listed,
-                            sum(weight * cutoff) FILTER (WHERE is_listed) AS tail,
+               lexemes, queries, raised, weights, size.length
+          FROM size
+         CROSS JOIN asked
+          LEFT JOIN (SELECT language, bool_or(is_listed) AS listed, count(*) AS lexemes,
+                            array_agg(query ORDER BY weight DESC) AS queries,
+                            array_agg(raised ORDER BY weight DESC) AS raised,
+                            array_agg(weight ORDER BY weight DESC) AS weights,
                             string_agg(query::text, ' | ') FILTER (WHERE NOT is_listed)::tsquery AS rare
                        FROM term
                       GROUP BY language) AS terms USING (language)
     )
 """
+# What a section that is nowhere within the lists weighs at the most.
+_TAIL = """
+    SELECT max(tail)
+      FROM (SELECT sum(weight * cutoff) AS tail
+              FROM (SELECT language, segment, weight,
+                           CASE WHEN cardinality(impacts) > cap THEN impacts[cap] / {unit} ELSE cutoff END AS cutoff
+                      FROM listed) AS cut
+             GROUP BY language, segment) AS tails
+"""
+# Where a filter leaves few documents, their sections are looked at. Where it leaves many, as a sample tells, the lists
+# are gone through until enough of what is in them fits.
 _FILTER = """,
+    sampled AS MATERIALIZED (
+        SELECT count(*) >= 20 AND count(*) FILTER (WHERE {condition}) > 0.05 * count(*) AS fits_often
+          FROM document AS this TABLESAMPLE SYSTEM (least(100, 4000.0 / greatest(
+               1, pg_relation_size('document') / current_setting('block_size')::integer)))
+         WHERE (SELECT sum(counted) > {few} FROM term)
+    ),
     chosen AS MATERIALIZED (
         SELECT this.id
           FROM document AS this
-         WHERE (SELECT sum(counted) > {few} FROM term) AND {condition}
+         WHERE (SELECT sum(counted) > {few} FROM term) AND NOT (SELECT fits_often FROM sampled) AND {condition}
          LIMIT {few} + 1
     ),
     few AS MATERIALIZED (
-        SELECT (SELECT sum(counted) > {few} FROM term) AND (SELECT count(*) <= {few} FROM chosen) AS are_few
+        SELECT (SELECT sum(counted) > {few} FROM term) AND NOT (SELECT fits_often FROM sampled)
+           AND (SELECT count(*) <= {few} FROM chosen) AS are_few
     )
 """
 _FITS = "JOIN document AS this ON this.id = section.document_id AND {condition}"
 _SCORED = """,
     headed AS MATERIALIZED (
         SELECT id, sum(impact * weight) AS bound
-          FROM (SELECT unnest(head.ids) AS id, unnest(head.impacts) AS impact, term.weight
-                  FROM term
-                  JOIN document_head AS head ON head.lexeme = term.number
-                  JOIN segment ON segment.id = head.segment
-                 WHERE term.is_listed {many}) AS listed
+          FROM (SELECT segment.after_id + unnest(listed.ids[:cap]) AS id, unnest(listed.impacts[:cap]) AS impact,
+                       listed.weight / {unit} AS weight
+                  FROM listed
+                  JOIN segment ON segment.id = listed.segment
+                 WHERE true {many}) AS entry
          GROUP BY id
          ORDER BY bound DESC
          LIMIT {listed}
@@ -202,7 +217,8 @@ _SCORED = """,
         SELECT section.id, section.document_id, section.key, {score}
           FROM (SELECT id, document_id, key, language, search
                   FROM document_section
-                 WHERE id > (SELECT up_to FROM size) AND (SELECT bool_or(listed) FROM plan) {many}
+                 WHERE id > (SELECT up_to FROM size) AND id <= (SELECT max(id) FROM document_section)
+                   AND (SELECT bool_or(listed) FROM plan) {many}
                 OFFSET 0) AS section
           JOIN plan ON plan.listed AND plan.language = section.language
           {fits}
@@ -260,18 +276,20 @@ _SELECT = """,
     )
     SELECT result.*, facts.*
       FROM (SELECT (SELECT count(*) FROM best) AS ranked, (SELECT coalesce(bool_or(listed), false) FROM plan) AS listed,
-                   (SELECT coalesce(max(tail), 0) FROM plan) AS tail,
+                   coalesce(({tail}), 0) AS tail,
                    (SELECT CASE WHEN count(*) >= $8 THEN min(bound) ELSE 0 END FROM best_headed) AS cut) AS facts
       LEFT JOIN result ON true
      ORDER BY rank DESC, section_id DESC
 """
 _SPARE = 10
 _LISTED = 20_000  # of which a filter may leave few
-_MOST = 2**31
+_ENTRIES = 15_000  # of all the lists that are read
+_MOST = 2**30
 MARKS = ("<mark>", "</mark>")
-_NEARLY = 1 - 1e-6  # the lists hold single precision
+_NEARLY = 1 - 1e-6  # cut-offs are of single precision
 
 
+@lru_cache(maxsize=200)
 def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
     """
     The statement that returns *columns* of `document`, and *more*, for the best sections.
@@ -283,8 +301,14 @@ def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
     scored_few = "" if condition is None else _SCORED_FEW.format(score=_SCORE)
     filtered = "" if condition is None else _FILTER.format(few=_FEW, condition=condition)
     listed = "$8" if condition is None else str(_LISTED)
-    scored = _SCORED.format(score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, spare=_SPARE)
-    return f"WITH RECURSIVE {_TERMS}{filtered}{scored}{_SELECT.format(columns=columns, more=more)}"
+    scored = _SCORED.format(
+        score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, spare=_SPARE, unit=UNIT
+    )
+    one, all_of_them = ("$8", _ENTRIES) if condition is None else (_MOST, _MOST)
+    terms = _TERMS.replace("{entries_of_one}", str(one)).replace("{entries}", str(all_of_them))
+    selected = _SELECT.format(columns=columns, more=more, tail=_TAIL.format(unit=UNIT))
+    # asyncpg keeps no statement prepared that has more than 15 kB
+    return re.sub(r"\s+", " ", f"WITH RECURSIVE {terms}{filtered}{scored}{selected}")
 
 
 class Wanted(NamedTuple):
@@ -318,7 +342,7 @@ async def find_sections(
     condition, values = await _read_condition(wanted.where, conn)
     sql = build_search(columns, condition, more=more)
     limit = min(wanted.limit, _MOST)
-    rescored = max(_RESCORED, 10 * limit)
+    rescored = 10 * limit if condition or len(question.sought) == 1 else max(_RESCORED, 10 * limit)
     use_lists = True
     while True:
         arguments = (
@@ -345,7 +369,9 @@ async def find_sections(
         found = [row for row in rows if row["rank"] is not None]
         ranked, listed = rows[0]["ranked"], rows[0]["listed"]
         beyond = rows[0]["cut"] + rows[0]["tail"]  # no section that was not ranked is better
-        if listed and beyond and (len(found) < limit or (wanted.exact and found[-1]["rank"] < beyond * _NEARLY)):
+        if listed and beyond and len(found) < limit and rescored < _LISTED:
+            rescored *= 10
+        elif listed and beyond and (len(found) < limit or (wanted.exact and found[-1]["rank"] < beyond * _NEARLY)):
             use_lists = False
         elif len(found) < limit and ranked >= rescored:
             rescored *= 10

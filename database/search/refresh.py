@@ -21,7 +21,7 @@ from uuid import UUID
 
 from ..connect_db import Connection, Record, get_db_transaction, perform
 from ..exceptions import DocumentError
-from .ranking import LEXEME_QUERY, impact
+from .ranking import LEXEME_QUERY, UNIT
 from .sections import cut_sections
 from .writing import REPLACE_SECTIONS, section_arrays
 
@@ -176,10 +176,11 @@ _SWEEP = """
 
 
 SECTIONS_FROM = 20_000  # with fewer, looking at all sections that hold a word is fast enough
-_LISTED_FROM = 2_000  # words that fewer sections hold need no list
+_LISTED_FROM = 1_000  # words that fewer sections hold need no list
 _SEGMENT_FROM = 2_500  # new sections that are a segment of their own; fewer are looked at one by one
 _SEGMENT = 20_000  # sections of a segment that is made, by a statement of some seconds
 _SEGMENTS = 8  # so many become one
+_WORKERS = 2
 _LEASE = "2 minutes"
 _PATIENCE = 20.0  # seconds in which those end who may have taken an id and are not visible yet
 
@@ -289,6 +290,47 @@ _FORGET_EPOCHS = """
 """
 
 
+_NEW_SEGMENT = """
+    INSERT INTO document_head_segment (epoch, after_id, up_to, sections, is_ready)
+    SELECT $1, 0, $2, count(*), false
+      FROM document_section
+     WHERE id <= $2
+    RETURNING id
+"""
+_LEXEMES = "SELECT number FROM document_head_lexeme WHERE epoch = $1 ORDER BY number"
+_ADD_LIST = f"""
+    WITH entry AS MATERIALIZED (
+        SELECT section.id, section_impact(section.search, listed.query, listed.raised, 1, $4) AS impact
+          FROM document_head_lexeme AS listed
+          JOIN document_section AS section
+            ON section.search @@ listed.query AND section.language = listed.language
+         WHERE listed.number = $1 AND section.id <= $3
+    ),
+    best AS (
+        SELECT id, impact
+          FROM entry
+         ORDER BY impact DESC
+         LIMIT $5
+    )
+    INSERT INTO document_head (lexeme, segment, frequency, cutoff, ids, impacts)
+    SELECT $1, $2, frequency, CASE WHEN frequency > $5 THEN least_impact ELSE 0 END, ids, impacts
+      FROM (SELECT count(*) AS frequency FROM entry) AS counted,
+           (SELECT min(impact) AS least_impact, array_agg(id::integer) AS ids,
+                   array_agg(ceil(impact * {UNIT})::smallint) AS impacts
+              FROM best) AS listed
+     WHERE frequency > 0
+"""
+_USE_EPOCH = """
+    WITH segment AS (
+        UPDATE document_head_segment
+           SET is_ready = true
+         WHERE id = $4
+    )
+    UPDATE document_head_state
+       SET epoch = $1, sections = $2, length = $3
+"""
+
+
 async def _begin_epoch(epoch: int, up_to: int, sections: int) -> None:
     """Make all lists anew; until they are complete, the old ones are used."""
     await _do("forget lists", lambda c: c.execute(_FORGET_EPOCHS, -1), changes=True)
@@ -299,15 +341,21 @@ async def _begin_epoch(epoch: int, up_to: int, sections: int) -> None:
     )
     if length is None:
         return
-    await _add_segments(epoch, up_to, length)
-    await _merge_segments(epoch, sections, all_of_them=True)
-    await _do(
-        "use the new lists",
-        lambda c: c.execute(
-            "UPDATE document_head_state SET epoch = $1, sections = $2, length = $3", epoch, sections, length
-        ),
-        changes=True,
-    )
+    segment = await _do("make lists", lambda c: c.fetchval(_NEW_SEGMENT, epoch, up_to), changes=True)
+    kept = _kept(sections)
+    waiting = [row["number"] for row in await _do("make lists", lambda c: c.fetch(_LEXEMES, epoch))]
+
+    async def make_lists() -> None:
+        while waiting:
+            number = waiting.pop()
+            async with get_db_transaction() as c:
+                await c.execute(_RENEW)
+                await c.execute(_ADD_LIST, number, segment, up_to, length, kept)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_WORKERS):
+            group.create_task(make_lists())
+    await _do("use the new lists", lambda c: c.execute(_USE_EPOCH, epoch, sections, length, segment), changes=True)
     await _do("forget lists", lambda c: c.execute(_FORGET_EPOCHS, epoch), changes=True)
 
 
@@ -321,7 +369,6 @@ _NEXT_SEGMENT = """
 """
 _LAST_SEGMENT = "SELECT coalesce(max(up_to), 0) FROM document_head_segment WHERE epoch = $1"
 _COUNT_NEW = "SELECT count(*) FROM document_section WHERE id > $1 AND id <= $2"
-_IMPACT = impact("section.search", "listed.query", "listed.raised", "$4::float8")
 _ADD_SEGMENT = f"""
     WITH segment AS (
         INSERT INTO document_head_segment (epoch, after_id, up_to, sections, is_ready)
@@ -331,7 +378,7 @@ _ADD_SEGMENT = f"""
         RETURNING id
     ),
     entry AS (
-        SELECT listed.number, section.id, ({_IMPACT})::real AS impact
+        SELECT listed.number, section.id, section_impact(section.search, listed.query, listed.raised, 1, $4) AS impact
           FROM (SELECT id, language, search, unnest(tsvector_to_array(search)) AS lexeme
                   FROM document_section
                  WHERE id > $2 AND id <= $3
@@ -345,25 +392,25 @@ _ADD_SEGMENT = f"""
     )
     INSERT INTO document_head (lexeme, segment, frequency, cutoff, ids, impacts)
     SELECT number, (SELECT id FROM segment), count(*), coalesce(max(impact) FILTER (WHERE place > $5), 0),
-           array_agg(id ORDER BY place) FILTER (WHERE place <= $5),
-           array_agg(impact ORDER BY place) FILTER (WHERE place <= $5)
+           array_agg((id - $2)::integer) FILTER (WHERE place <= $5),
+           array_agg(ceil(impact * {UNIT})::smallint) FILTER (WHERE place <= $5)
       FROM placed
      GROUP BY number
 """
 
 
-async def _add_segments(epoch: int, up_to: int, length: float | None = None) -> None:
-    """Make segments of the sections up to the id *up_to* that are in none; *length* for an epoch that begins."""
+async def _add_segments(epoch: int, up_to: int) -> None:
+    """Make segments of the sections up to the id *up_to* that are in none, where they are many."""
     after = await _do("find new sections", lambda c: c.fetchval(_LAST_SEGMENT, epoch))
-    if length is None:
-        if await _do("find new sections", lambda c: c.fetchval(_COUNT_NEW, after, up_to)) < _SEGMENT_FROM:
-            return
-        length = await _do("read the state", lambda c: c.fetchval("SELECT length FROM document_head_state"))
+    count = await _do("find new sections", lambda c: c.fetchval(_COUNT_NEW, after, up_to))
+    if count < _SEGMENT_FROM:
+        return
+    length = await _do("read the state", lambda c: c.fetchval("SELECT length FROM document_head_state"))
     while last := await _next_segment(after, up_to):
-        kept = _kept(_SEGMENT)
         async with get_db_transaction() as c:
             await c.execute(_RENEW)
-            await c.execute(_ADD_SEGMENT, epoch, after, last, length, kept)
+            await c.execute("SET LOCAL work_mem = '64MB'")
+            await c.execute(_ADD_SEGMENT, epoch, after, last, length, _kept(min(count, _SEGMENT)))
         after = last
 
 
@@ -381,7 +428,7 @@ _SEGMENTS_OF = """
      WHERE epoch = $1 AND is_ready
      ORDER BY sections
 """
-_NEW_SEGMENT = """
+_MERGED_SEGMENT = """
     INSERT INTO document_head_segment (epoch, after_id, up_to, sections, is_ready)
     SELECT $1, min(after_id), max(up_to), sum(sections), false
       FROM document_head_segment
@@ -389,30 +436,32 @@ _NEW_SEGMENT = """
     RETURNING id
 """
 _LEXEMES_OF = "SELECT DISTINCT lexeme FROM document_head WHERE segment = ANY($1) ORDER BY lexeme"
-_MERGE = """
+_MERGE = f"""
     WITH entry AS (
-        SELECT lexeme, unnest(ids) AS id, unnest(impacts) AS impact
-          FROM document_head
-         WHERE segment = ANY($1) AND lexeme = ANY($2)
+        SELECT head.lexeme, segment.after_id + unnest(head.ids) AS id, unnest(head.impacts) AS impact
+          FROM document_head AS head
+          JOIN document_head_segment AS segment ON segment.id = head.segment
+         WHERE segment.id = ANY($1) AND head.lexeme = ANY($2)
     ),
     placed AS (
-        SELECT lexeme, id, impact, row_number() OVER (PARTITION BY lexeme ORDER BY impact DESC) AS place
-          FROM entry
+        SELECT lexeme, id - merged.after_id AS id, impact,
+               row_number() OVER (PARTITION BY lexeme ORDER BY impact DESC) AS place
+          FROM entry, (SELECT after_id FROM document_head_segment WHERE id = $3) AS merged
     ),
     best AS (
-        SELECT lexeme, max(impact) FILTER (WHERE place > $4) AS cutoff,
-               array_agg(id ORDER BY place) FILTER (WHERE place <= $4) AS ids,
-               array_agg(impact ORDER BY place) FILTER (WHERE place <= $4) AS impacts
+        SELECT lexeme, max(impact) FILTER (WHERE place > $4) / {UNIT} AS cutoff,
+               array_agg(id::integer) FILTER (WHERE place <= $4) AS ids,
+               array_agg(impact) FILTER (WHERE place <= $4) AS impacts
           FROM placed
          GROUP BY lexeme
     )
     INSERT INTO document_head (lexeme, segment, frequency, cutoff, ids, impacts)
-    SELECT lexeme, $3, sum(head.frequency), greatest(max(head.cutoff), max(best.cutoff)), max(best.ids),
-           max(best.impacts)
+    SELECT lexeme, $3, frequency, greatest(head.cutoff, best.cutoff), ids, impacts
       FROM best
-      JOIN document_head AS head USING (lexeme)
-     WHERE head.segment = ANY($1)
-     GROUP BY lexeme
+      JOIN (SELECT lexeme, sum(frequency) AS frequency, max(cutoff) AS cutoff
+              FROM document_head
+             WHERE segment = ANY($1)
+             GROUP BY lexeme) AS head USING (lexeme)
 """
 _SWITCH = """
     WITH gone AS (
@@ -439,18 +488,18 @@ _FORGET_UNFINISHED = """
 _MERGED_LEXEMES = 50  # by one statement
 
 
-async def _merge_segments(epoch: int, sections: int, *, all_of_them: bool = False) -> None:
+async def _merge_segments(epoch: int, sections: int) -> None:
     """Make one segment of many small ones."""
     await _do("forget lists", lambda c: c.execute(_FORGET_UNFINISHED), changes=True)
     segments = await _do("read segments", lambda c: c.fetch(_SEGMENTS_OF, epoch))
-    if len(segments) < 2 or (len(segments) < _SEGMENTS and not all_of_them):
+    if len(segments) < _SEGMENTS:
         return
-    small = [row for row in segments if all_of_them or row["sections"] < sections / 4]
+    small = [row for row in segments if row["sections"] < sections / 4]
     if sum(row["sections"] for row in small) > sections / 4:
         small = list(segments)
     ids = [row["id"] for row in small]
     kept = _kept(sum(row["sections"] for row in small))
-    new = await _do("merge lists", lambda c: c.fetchval(_NEW_SEGMENT, epoch, ids), changes=True)
+    new = await _do("merge lists", lambda c: c.fetchval(_MERGED_SEGMENT, epoch, ids), changes=True)
     lexemes = [row["lexeme"] for row in await _do("merge lists", lambda c: c.fetch(_LEXEMES_OF, ids))]
     for start in range(0, len(lexemes), _MERGED_LEXEMES):
         some = lexemes[start : start + _MERGED_LEXEMES]

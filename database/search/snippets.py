@@ -1,8 +1,8 @@
 """
 Snippets: the passage of a text that fits a question best, its words marked; pure, in linear time.
 
-Where the words are says the server, by its own rules of stems (the SQL function section_marks); the letters of scripts
-without spaces are compared here.
+Which words have the stems of the question says the server (the SQL function section_marks); where they stand, and what
+is written in scripts without spaces, is found here.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from .scripts import UNSPACED, fold_letters
+from .scripts import LETTERS, SEPARATORS, SIGNS, UNSPACED, fold_letters
 
+_WORD = re.compile(rf"[^\s\x00-/:-@\[-`{{-\x7F{UNSPACED}{SEPARATORS[1:-1]}]+")
 _UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
-_UNSPACED_LETTER = re.compile(f"[{UNSPACED}]")
+_UNSPACED_LETTER = re.compile(f"[{LETTERS}]")
+_SIGNS = re.compile(f"[{SIGNS}]*")
 _SPACES = re.compile(r"\s+")
 _SENTENCE_END = re.compile(r"[.!?…:]\s+|[\u3002\uFF01\uFF0E\uFF1F\uFF61]\s*|\s*\n\s*|[|]\s*")
 # A letter with what is written onto it: combining signs, Korean vowels and final consonants, half-width voicing marks.
@@ -32,7 +34,7 @@ class _Span(NamedTuple):
 
 def make_snippet(
     text: str,
-    marks: str | None,
+    marks: Sequence[str],
     terms: Sequence[str],
     *,
     start: str = "<mark>",
@@ -43,9 +45,9 @@ def make_snippet(
     """
     The passage of *text* with most of *terms*, these between *start* and *stop*; the beginning where it has none.
 
-    *marks* is what section_marks(language, text, terms) says; None leaves words in scripts with spaces unmarked. About
-    *length* characters without the marks, white space as single spaces, … where something is left out. *escape* makes
-    the text, but not *start* and *stop*, safe within HTML.
+    *marks* are the words that section_marks(language, text, terms) says. About *length* characters without *start* and
+    *stop*, white space as single spaces, … where something is left out. *escape* makes the text, but not *start* and
+    *stop*, safe within HTML.
     """
     spans = _find(text, marks, terms)
     first, last = _best(text, spans, length)
@@ -72,10 +74,10 @@ def _shown(text: str, escape: bool) -> str:
 # --- where the words are
 
 
-def _find(text: str, marks: str | None, terms: Sequence[str]) -> list[_Span]:
+def _find(text: str, marks: Sequence[str], terms: Sequence[str]) -> list[_Span]:
     """The places of *terms* in *text*, in order and apart from each other."""
     folded, origins = _fold(text)
-    found = [] if marks is None else list(_marked(folded, marks))
+    found = list(_marked(folded, frozenset(marks))) if marks else []
     found += _unspaced(folded, terms)
     if origins is not None:
         found = [_Span(origins[start], max(origins[stop], origins[stop - 1] + 1)) for start, stop in found]
@@ -111,28 +113,11 @@ def _fold(text: str) -> tuple[str, list[int] | None]:
     return "".join(letters), [*origins, len(text)]
 
 
-def _marked(folded: str, marks: str) -> Iterator[_Span]:
-    """The places that are marked in *marks*, in which separators are spaces, and letters without spaces one space."""
-    places: list[tuple[int, int]] = []  # from which place on how many letters are missing
-    missing = 0
-    for run in _UNSPACED_RUN.finditer(folded) if not folded.isascii() else ():
-        missing += run.end() - run.start() - 1
-        places.append((run.end() - missing, missing))
-    if len(marks) - marks.count("\1") - marks.count("\2") != len(folded) - missing:
-        return  # Unicode of another version, or another text
-    following = iter(places)
-    upcoming = next(following, None)
-    missing = start = 0
-    for number, mark in enumerate(re.finditer("[\1\2]", marks)):
-        place = mark.start() - number
-        # a run of letters before the mark stands there as a single space
-        while upcoming is not None and upcoming[0] <= place:
-            missing = upcoming[1]
-            upcoming = next(following, None)
-        if mark[0] == "\1":
-            start = place + missing
-        else:
-            yield _Span(start, place + missing)
+def _marked(folded: str, marks: Collection[str]) -> Iterator[_Span]:
+    for word in _WORD.finditer(folded):
+        # PostgreSQL makes a plain i out of the Turkish capital with a dot, Python two characters
+        if word[0].lower().replace("i\u0307", "i") in marks:
+            yield _Span(*word.span())
 
 
 def _unspaced(folded: str, terms: Sequence[str]) -> Iterator[_Span]:
@@ -141,8 +126,11 @@ def _unspaced(folded: str, terms: Sequence[str]) -> Iterator[_Span]:
     for run in {run for term in terms for run in _UNSPACED_RUN.findall(fold_letters(term))}:
         place = folded.find(run)
         while place >= 0:
-            yield _Span(place, place + len(run))
-            place = folded.find(run, place + len(run))
+            end = place + len(run)
+            if signs := _SIGNS.match(folded, end):
+                end = signs.end()
+            yield _Span(place, end)
+            place = folded.find(run, end)
 
 
 # --- which passage
@@ -201,4 +189,4 @@ def _is_boundary(text: str, place: int) -> bool:
     after = text[place]
     if text[place - 1].isspace() or after.isspace():
         return True
-    return after.isalpha() and _UNSPACED_LETTER.match(after) is not None
+    return _UNSPACED_LETTER.match(after) is not None

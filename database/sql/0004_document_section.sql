@@ -34,6 +34,28 @@ COMMENT ON COLUMN document.content_bytes IS
 CREATE INDEX document_unindexed_index ON document (id)
     WHERE indexed_state IS DISTINCT FROM document_state(language, name, content_hash);
 
+CREATE INDEX IF NOT EXISTS document_metadata_index ON document USING gin (metadata jsonb_path_ops);
+
+-- BM25 with its usual constants, k1 1.2 and b 0.75. A lexeme in the title counts as three, one in a heading as two. For one
+-- lexeme, ts_rank is (1/1² + 1/2² + … + 1/n²) / (pi²/6), from which n comes back.
+CREATE FUNCTION section_impact(
+    search tsvector, query tsquery, raised tsquery, weight double precision, length double precision
+) RETURNS double precision
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN ts_match_vq(search, query) THEN weight * 2.2 * (
+        1 - 1.2 * (0.25 + 0.75 * length(search) / length) / (
+            round(1 / (1.64493406685 * (1 - ts_rank('{1,1,1,1}', search, query))) - 0.5)
+            + CASE WHEN ts_match_vq(search, raised) THEN
+                  round(1 / (1.64493406685 * (1 - ts_rank('{0,0,1,1}', search, query))) - 0.5)
+                  + round(1 / (1.64493406685 * (1 - ts_rank('{0,0,0,1}', search, query))) - 0.5)
+              ELSE 0 END
+            + 1.2 * (0.25 + 0.75 * length(search) / length)
+        )
+    ) ELSE 0 END;
+COMMENT ON FUNCTION section_impact IS
+    'What the lexeme query adds to the rank of a section: raised is the lexeme with the weights A and B, length the number '
+    'of lexemes of a section on average';
+
 CREATE TABLE document_section (
     id          bigint   NOT NULL GENERATED ALWAYS AS IDENTITY,
     document_id uuid     NOT NULL,
@@ -45,7 +67,7 @@ CREATE TABLE document_section (
 );
 COMMENT ON COLUMN document_section.key IS 'A hash of headings and text: what has not changed keeps its row';
 -- Ranking reads the tsvector of every candidate: inline and not compressed, that takes a third of the time.
-ALTER TABLE document_section ALTER COLUMN search SET STORAGE MAIN;
+ALTER TABLE document_section ALTER COLUMN search SET STORAGE MAIN, ALTER COLUMN search SET STATISTICS 300;
 ALTER TABLE document_section SET (toast_tuple_target = 8160);
 CREATE INDEX document_section_document_index ON document_section (document_id, key);
 CREATE INDEX document_section_search_index ON document_section USING gin (search);
@@ -82,24 +104,26 @@ CREATE TABLE document_head_segment (
     PRIMARY KEY (id)
 );
 CREATE TABLE document_head (
-    lexeme    integer  NOT NULL,
-    segment   integer  NOT NULL,
-    frequency bigint   NOT NULL,
-    cutoff    real     NOT NULL,
-    ids       bigint[] NOT NULL,
-    impacts   real[]   NOT NULL,
+    lexeme    integer    NOT NULL,
+    segment   integer    NOT NULL,
+    frequency bigint     NOT NULL,
+    cutoff    real       NOT NULL,
+    ids       integer[]  NOT NULL,
+    impacts   smallint[] NOT NULL,
     PRIMARY KEY (lexeme, segment)
 );
 ALTER TABLE document_head ALTER COLUMN ids SET STORAGE EXTERNAL, ALTER COLUMN impacts SET STORAGE EXTERNAL;
 COMMENT ON COLUMN document_head.frequency IS 'How many sections of the segment hold the lexeme';
+COMMENT ON COLUMN document_head.ids IS 'The weightiest first, counted from after_id of the segment';
+COMMENT ON COLUMN document_head.impacts IS 'In ten-thousandths, rounded up';
 COMMENT ON COLUMN document_head.cutoff IS 'No section that is not in the list has a greater impact; 0 where all are in it';
 
 -- migrate:down
 DROP TABLE document_head, document_head_segment, document_head_lexeme, document_head_state, document_section;
-DROP INDEX document_unindexed_index;
+DROP INDEX document_unindexed_index, document_metadata_index;
 ALTER TABLE document
     DROP COLUMN section_keys, DROP COLUMN section_starts, DROP COLUMN indexed_state, DROP COLUMN content_bytes;
-DROP FUNCTION section_text, document_bytes, document_state;
+DROP FUNCTION section_impact, section_text, document_bytes, document_state;
 CREATE FUNCTION document_tsvector(language text, name text, content text) RETURNS tsvector
     LANGUAGE plpgsql IMMUTABLE PARALLEL UNSAFE
     AS $$
