@@ -218,3 +218,24 @@ async def test_nothing_else_is_in_the_server_when_ingestion_is_measured(tmp_path
         await connection.close()
     assert [row["datname"] for row in databases] == ["ingestion", "postgres"]
     assert run.results.failures == {}
+
+
+_END_COPIES = """
+    SELECT count(pg_terminate_backend(pid))
+      FROM pg_stat_activity
+     WHERE datname = $1 AND state = 'active' AND query LIKE 'COPY%' AND wait_event IS DISTINCT FROM 'ClientRead'
+"""
+
+
+async def test_a_copy_whose_connection_is_lost_ends(database: Settings) -> None:
+    """asyncpg waits for ever there, once what it has sent is not taken any more."""
+    address = address_of(database)
+    observer = await asyncpg.connect(address.uri)
+    filling = asyncio.ensure_future(fill_documents(address, 200_000))
+    ended = 0
+    while not ended and not filling.done():
+        ended = await observer.fetchval(_END_COPIES, address.database)
+    await observer.close()
+    with pytest.raises((ConnectionError, asyncpg.PostgresError)):
+        await filling
+    assert ended
