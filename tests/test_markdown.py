@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from database.ingestion.markdown import Markdown, find_heading, plain_text, read_encoded_markdown, read_markdown
+from database.ingestion.markdown import Markdown, find_heading, read_encoded_markdown, read_markdown
+from database.markup import plain_text
 
 
 @pytest.mark.parametrize(

@@ -12,47 +12,42 @@ from .results import BM25S, HYBRID, OURS, RUM, TS_RANK, VECTORS, Key, Results
 
 _TOP, _ROW = 122, 27
 _COLOURS = {OURS: BLUE, TS_RANK: ORANGE, RUM: GREEN, BM25S: RED, VECTORS: GREY, HYBRID: VIOLET}
-_QUALITY = (110, 300)  # left and right
-_LABELS = 336
-_TIMES = (490, 936)  # shared by the sizes
+_QUALITY = (166, 290)  # left and right
+_LABELS = 352
+_TIMES = (516, 936)  # shared by the sizes
 _GAP = 34
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """A place on the page with a scale from left to right."""
+    """A place on the page with a logarithmic scale from left to right."""
 
     left: float
     right: float
     lowest: float
     highest: float
-    is_logarithmic: bool
 
     def x(self, value: float) -> float:
-        if self.is_logarithmic:
-            part = place_on_scale(value, self.lowest, self.highest)
-        else:
-            part = (value - self.lowest) / (self.highest - self.lowest)
-        return self.left + (self.right - self.left) * part
+        return self.left + (self.right - self.left) * place_on_scale(value, self.lowest, self.highest)
 
 
 def draw_plot(results: Results) -> str:
     """The whole picture; a part that was not measured says so."""
-    rows = max(len(results.quality), len(KINDS))
+    rows = max(sum(1 + len(found) for found in results.quality.values()), len(KINDS))
     environment = results.environment
+    version = environment["server"]["server_version"].split()[0]
     about = (
-        f"{environment['cores']} cores, PostgreSQL {environment['server']['server_version'].split()[0]}, no extension"
-        f" · nDCG@10: more is better · ms: less is better; the dot is the median of {results.plan['rounds']} rounds,"
-        " the line ends at the 95th percentile"
+        f"{environment['cores']} cores, PostgreSQL {version} · nDCG@10: more is better · ms: less is better; median of "
+        f"{results.plan['rounds']} rounds, the line ends at the 95th percentile"
     )
     height = _TOP + rows * _ROW + 62
     return draw_page(height, "Search: how good, and how fast", about, _draw_parts(results, rows))
 
 
 def _draw_parts(results: Results, rows: int) -> Iterator[str]:
-    bottom = _TOP + rows * _ROW
-    yield from _draw_legend(results, bottom + 46)
-    yield from _draw_quality(results, bottom)
+    bottom = _TOP + len(KINDS) * _ROW
+    yield from _draw_legend(results, _TOP + rows * _ROW + 46)
+    yield from _draw_quality(results)
     sizes = sorted({key.sections for key in results.speed})
     if not sizes:
         yield draw_text(_TIMES[0], _TOP + 16, "not measured")
@@ -70,30 +65,39 @@ def _middle(row: int) -> float:
 
 
 def _draw_legend(results: Results, y: float) -> Iterator[str]:
-    present = {key.system for key in results.speed} | {name for found in results.quality.values() for name in found}
+    present = {key.system for key in results.speed}
     x = 24.0
     for name, colour in _COLOURS.items():
         if name in present:
             yield f'<circle cx="{x + 5:.1f}" cy="{y - 4:.1f}" r="4.5" fill="{colour}"/>'
-            label = name.replace(OURS, "this package")
+            label = _label(name)
             yield draw_text(x + 15, y, label, "small bold" if name == OURS else "small")
             x += 40 + 6.5 * len(label)
 
 
-def _draw_quality(results: Results, bottom: float) -> Iterator[str]:
+def _draw_quality(results: Results) -> Iterator[str]:
+    """A row for each collection, and below it one for each system, with a bar."""
     left, right = _QUALITY
-    yield draw_text(left, _TOP - 16, "nDCG@10", "panel")
+    yield draw_text(24, _TOP - 16, "nDCG@10", "panel")
     if not results.quality:
-        yield draw_text(left, _TOP + 16, "not measured")
+        yield draw_text(24, _TOP + 16, "not measured")
         return
-    best = max(scores.ndcg for found in results.quality.values() for scores in found.values())
-    panel = _Panel(left, right, 0.0, max(0.1, ceil(best * 10) / 10), is_logarithmic=False)
-    yield from _draw_grid(
-        panel, {panel.highest * part / 4: f"{panel.highest * part / 4:.2g}" for part in range(5)}, bottom
-    )
-    for number, (collection, found) in enumerate(results.quality.items()):
-        yield draw_text(24, _middle(number) + 4, collection[:12], "small")
-        yield from _draw_row(panel, number, {name: (scores.ndcg, scores.ndcg) for name, scores in found.items()})
+    best = max(scores.ndcg for found in results.quality.values() for scores in found.values()) or 1.0
+    row = 0
+    for collection, found in results.quality.items():
+        yield draw_text(24, _middle(row) + 4, collection, "small bold")
+        for name, scores in found.items():
+            row += 1
+            width = (right - left) * scores.ndcg / best
+            y = _middle(row)
+            yield draw_text(24, y + 4, _label(name), "small bold" if name == OURS else "small")
+            yield f'<rect x="{left}" y="{y - 8:.1f}" width="{width:.1f}" height="16" rx="2" fill="{_COLOURS[name]}"/>'
+            yield draw_text(round(left + width + 6, 1), y + 4, f"{scores.ndcg:.3f}", "small")
+        row += 1
+
+
+def _label(name: str) -> str:
+    return name.replace(OURS, "this package")
 
 
 def _draw_times(results: Results, sections: int, left: float, right: float, bottom: float) -> Iterator[str]:
@@ -105,7 +109,7 @@ def _draw_times(results: Results, sections: int, left: float, right: float, bott
     values = [value for row in rows for pair in row.values() for value in pair]
     if not values:
         return
-    panel = _Panel(left, right, 10 ** floor(log10(min(values))), 10 ** ceil(log10(max(values))), is_logarithmic=True)
+    panel = _Panel(left, right, 10.0 ** floor(log10(min(values))), 10.0 ** ceil(log10(max(values))))
     ticks = {
         tick: f"{tick / 1000:g}k" if tick >= 1000 else f"{tick:g}"
         for tick in find_ticks(panel.lowest, panel.highest, (1,))
