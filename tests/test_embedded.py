@@ -462,7 +462,7 @@ def test_eight_processes_that_start_at_once_share_one_server(place: Path, users:
 
 def test_a_directory_that_several_make_at_once_is_everybody_s(place: Path) -> None:
     """Of those that start first, none takes what another has just made for somebody else's."""
-    account = choose_account(None)
+    account = choose_account(place)
     with ThreadPoolExecutor(8) as threads:
         for number in range(50):
             directory = place / f"server-{number}"
