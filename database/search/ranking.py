@@ -22,7 +22,7 @@ from ..exceptions import DocumentError
 from ..query import Built, check_page
 from ..select_rows import build_condition
 from . import Question, make_snippet, parse_question, text_search_configuration
-from .sections import without_front_matter
+from .sections import passage_of
 
 UNIT = 10_000.0  # of the impacts in the lists, which are less than 2.2
 _RESCORED = 300  # of those that the lists name
@@ -383,9 +383,7 @@ async def find_sections(
 
 
 def _snippet_of(row: Record, question: Question, wanted: Wanted) -> str:
-    text = row["section_text"]
-    if row["start"] == 0:
-        text = without_front_matter(text)
+    text = passage_of(row["section_text"], is_first=row["start"] == 0)
     start, stop = wanted.marks
     return make_snippet(text, row["section_marks"], question.sought, start=start, stop=stop, escape=wanted.escape)
 

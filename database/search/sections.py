@@ -104,10 +104,16 @@ def text_start(data: bytes) -> int:
     return len(_BYTE_ORDER_MARK) if data.startswith(_BYTE_ORDER_MARK) else 0
 
 
-def without_front_matter(text: str) -> str:
-    """What people read of a text: from where its first section's words begin, unless there are none."""
-    data = text.encode()
-    return data[text_start(data) :].decode().lstrip() or text
+_LEADING_HEADINGS = re.compile(r"\s*(?:#{1,6}[ \t][^\n]*(?:\n\s*|\Z))*")
+
+
+def passage_of(section_text: str, *, is_first: bool) -> str:
+    """What a section says below headings and, the first one, front matter; all of it where that is nothing."""
+    text = section_text
+    if is_first:
+        data = text.encode()
+        text = data[text_start(data) :].decode()
+    return _LEADING_HEADINGS.sub("", text, count=1).rstrip() or section_text.strip()
 
 
 # Words without anything that could be markup, and an anchor behind them.
