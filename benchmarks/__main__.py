@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
+from .command_line import file_to_write, folder, names_from, positive, show_progress, write_file
+from .ending import RunFailedError, explain_failures, run_until_signal
 from .environment import describe_environment
 from .peers import PGBENCH, SYSTEMS
 from .plan import BY_DEFAULT, WORKS, Plan
@@ -24,8 +23,6 @@ from .report import make_console, render_head, render_table
 from .results import Results
 from .rounds import Run, do_all
 from .server import file_system_of, make_workspace, read_settings, run_server
-
-N = TypeVar("N", int, float)
 
 _EPILOG = """
 works: {works} (tables only if named)
@@ -46,20 +43,21 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="smaller tables and shorter measures: under two minutes")
-    add("--only", type=_names(WORKS), default=BY_DEFAULT, metavar="WORK,…", help="only these works")
-    add("--systems", type=_names((*SYSTEMS, PGBENCH)), metavar="NAME,…", help="only these systems; default: all")
-    add("--rounds", type=_positive(int), metavar="N", help="rounds of each measure (default: 5, quick 3)")
-    add("--seconds", type=_positive(float), metavar="S", help="length of a measure (default: 1, quick 0.08)")
-    add("--documents", type=_positive(int), metavar="N", help="rows of the table of documents (200,000; quick 20,000)")
-    add("--turns", type=_positive(int), metavar="N", help="rows of the chat history (1,000,000; quick 100,000)")
-    add("--items", type=_positive(int), metavar="N", help="rows of the tables of items (100,000; quick 10,000)")
-    add("--corpus", type=_folder, metavar="PATH", help="ingest the Markdown files below PATH, not made-up ones")
-    add(
-        "--directory", type=_folder, metavar="PATH", help="where the server's data is for the time (a disk, not memory)"
-    )
-    add("--json", type=Path, metavar="PATH", help="write every round, the versions and the medians to PATH")
-    add("--svg", type=Path, metavar="PATH", help="draw operations per second by callers into PATH")
-    return parser.parse_args(arguments)
+    add("--only", type=names_from(WORKS), default=BY_DEFAULT, metavar="WORK,…", help="only these works")
+    add("--systems", type=names_from((*SYSTEMS, PGBENCH)), metavar="NAME,…", help="only these systems; default: all")
+    add("--rounds", type=positive(int), metavar="N", help="rounds of each measure (default: 5, quick 3)")
+    add("--seconds", type=positive(float), metavar="S", help="length of a measure (default: 1, quick 0.08)")
+    add("--documents", type=positive(int), metavar="N", help="rows of the table of documents (200,000; quick 20,000)")
+    add("--turns", type=positive(int), metavar="N", help="rows of the chat history (1,000,000; quick 100,000)")
+    add("--items", type=positive(int), metavar="N", help="rows of the tables of items (100,000; quick 10,000)")
+    add("--corpus", type=folder, metavar="PATH", help="ingest the Markdown files below PATH, not made-up ones")
+    add("--directory", type=folder, metavar="PATH", help="where the server's data is for the time (a disk, not memory)")
+    add("--json", type=file_to_write, metavar="PATH", help="write every round, the versions and the medians to PATH")
+    add("--svg", type=file_to_write, metavar="PATH", help="draw operations per second by callers into PATH")
+    options = parser.parse_args(arguments)
+    if reason := make_plan(options).why_too_small():
+        parser.error(reason)
+    return options
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
@@ -77,95 +75,59 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     )
 
 
-@contextmanager
-def show_progress(console: Console) -> Iterator[Callable[[str], None]]:
-    """A function that says what is being done: in one line that changes, or line by line in a file."""
-    began = time.perf_counter()
-    with console.status("") if console.is_terminal else nullcontext() as status:
-
-        def show(doing: str) -> None:
-            line = f"[dim]{time.perf_counter() - began:6.1f} s  {escape(doing)}[/dim]"
-            if status is not None:
-                status.update(line)
-            else:
-                console.print(line)
-
-        yield show
+async def run(plan: Plan, directory: Path | None, console: Console, results: Results) -> None:
+    """Measure into *results*, with the progress on *console*; raises `RunFailedError` where it cannot go on."""
+    with (
+        make_workspace(directory) as workspace,
+        show_progress(console) as show,
+        explain_failures(show, workspace) as progress,
+    ):
+        await _run_in(workspace, plan, console, results, progress)
 
 
-async def run(plan: Plan, directory: Path | None, console: Console) -> Results:
-    """Measure, with the progress on *console*."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with make_workspace(directory) as workspace, show_progress(console) as progress:
-        return await _run_in(workspace, plan, console, progress)
-
-
-async def _run_in(workspace: Path, plan: Plan, console: Console, progress: Callable[[str], None]) -> Results:
+async def _run_in(
+    workspace: Path, plan: Plan, console: Console, results: Results, progress: Callable[[str], None]
+) -> None:
     progress("starting a server")
     async with run_server(workspace / "server") as server:
         settings = await read_settings(server)
-        environment = describe_environment(settings, file_system_of(workspace), plan.systems)
+        distributions = {name: SYSTEMS[name].distributions for name in plan.systems if name in SYSTEMS}
+        results.environment |= describe_environment(settings, file_system_of(workspace), distributions)
         console.print()
-        console.print(render_head(plan, environment))
-        if environment["file_system"] == "tmpfs":
+        console.print(render_head(plan, results.environment))
+        if results.environment["file_system"] == "tmpfs":
             console.print("[yellow]The data is in memory, where fsync costs nothing: --directory says where else.")
         console.print()
-        results = Results(environment, {**asdict(plan), "corpus": str(plan.corpus or "made up")})
         await do_all(Run(plan, server, workspace, results, progress))
         progress("done")
-        return results
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 1 where a system gave a wrong answer or none."""
+    """Exit code 1 where a system gave a wrong answer or none, or the run failed, 130 where a signal ended it."""
     options = parse_arguments(arguments)
     plan = make_plan(options)
     console = make_console()
+    results = Results({}, {**asdict(plan), "corpus": str(plan.corpus or "made up")})
+    failure = ""
     try:
-        results = asyncio.run(run(plan, options.directory, console))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print("interrupted; the server has stopped and its data is deleted")
+        run_until_signal(run(plan, options.directory, console, results))
+    except asyncio.CancelledError:
+        with suppress(OSError):  # there may be no terminal any more
+            console.print("interrupted; the server has stopped and its data is deleted")
         return 130
-    console.print()
-    console.print(render_table(plan, results))
-    if options.json:
-        results.write(options.json)
-    if options.svg:
-        options.svg.write_text(draw_plot(results), encoding="utf-8")
-    return 1 if results.failures else 0
-
-
-def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
-    def parse(text: str) -> tuple[str, ...]:
-        asked = [name.strip() for name in text.split(",")]
-        for name in asked:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
-        return tuple(name for name in known if name in asked)
-
-    return parse
-
-
-def _positive(kind: type[N]) -> Callable[[str], N]:
-    def parse(text: str) -> N:
-        try:
-            number = kind(text)
-        except ValueError:
-            number = kind(0)
-        if number <= 0:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0")
-        return number
-
-    return parse
-
-
-def _folder(text: str) -> Path:
-    path = Path(text).expanduser().resolve()
-    if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is no directory")
-    return path
+    except (RunFailedError, OSError) as exc:
+        failure = str(exc)
+    if not failure or results.rounds or results.memory:
+        console.print()
+        console.print(render_table(plan, results))
+    if failure:  # files of an earlier run stay as they are
+        console.print(Text(failure, style="red"))
+        return 1
+    files = ((options.json, results.as_json), (options.svg, lambda: draw_plot(results)))
+    unwritten = [failure for path, make in files if path and (failure := write_file(path, make()))]
+    for failure in unwritten:
+        console.print(Text(failure, style="red"))
+    return 1 if results.failures or unwritten else 0
 
 
 if __name__ == "__main__":

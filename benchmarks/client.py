@@ -1,17 +1,19 @@
 """
 The process of one system: `python -m benchmarks.client`, started and asked by systems.py.
 
-A line of JSON on the standard input is a question, a line on the standard output its answer.
+A line of JSON on the standard input is a question, a line on the standard output its answer. What a library prints
+goes to the standard error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from . import peers
 from .address import Address
@@ -21,8 +23,12 @@ from .workloads import Facts, Workloads, comparable
 _ONCE = ("ingest-new", "ingest-again", "many-insert", "many-upsert-new", "many-upsert-again")
 
 
-async def serve() -> None:
-    """Connect, say what the system offers, then answer until the input ends."""
+async def serve(answers: TextIO) -> None:
+    """Connect, say into *answers* what the system offers, then answer until the input ends."""
+
+    def answer(**values: object) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
     first = await _next_question()
     if first is None:
         return
@@ -30,20 +36,20 @@ async def serve() -> None:
         connect = peers.load(first["system"])
         async with connect(Address(*first["address"])) as operations:
             workloads = Workloads(operations, Facts(**first["facts"]), first["user_id"])
-            _answer(
+            answer(
                 works=list(workloads.calls),
                 chat_table=operations.chat_table,
                 turns_per_save=operations.turns_per_save,
             )
             while (question := await _next_question()) is not None:
                 try:
-                    _answer(**await _reply(workloads, question))
+                    answer(**await _reply(workloads, question))
                 except BaseException as exc:
-                    _answer(error=_describe(exc))
+                    answer(error=_describe(exc))
                     if not isinstance(exc, Exception):
-                        raise
+                        return
     except (Exception, SystemExit) as exc:
-        _answer(error=_describe(exc))
+        answer(error=_describe(exc))
 
 
 async def _reply(workloads: Workloads, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,16 +72,20 @@ async def _next_question() -> dict[str, Any] | None:
     return json.loads(line) if line.strip() else None
 
 
-def _answer(**values: object) -> None:
-    print(json.dumps(values), flush=True)
-
-
 def _describe(exc: BaseException) -> str:
     while isinstance(exc, BaseExceptionGroup):
         exc = exc.exceptions[0]
     return f"{type(exc).__name__}: {exc}".splitlines()[0][:300]
 
 
+def take_output() -> TextIO:
+    """The standard output, for the answers alone: from now on it is the standard error for everything else."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the benchmark, which ends its processes
-    asyncio.run(serve())
+    for number in (signal.SIGINT, signal.SIGHUP):  # both reach the benchmark, too, which ends its processes
+        signal.signal(number, signal.SIG_IGN)
+    asyncio.run(serve(take_output()))

@@ -22,15 +22,20 @@ def write_corpus(folder: Path, number: int) -> None:
         path.write_text(_make_page(random, sentences, index), encoding="utf-8")
 
 
-def read_corpus(folder: Path) -> list[File]:
-    """The Markdown files below *folder* in memory, for those who are spared reading; no hidden ones, no links."""
-    paths = sorted(
+def find_files(folder: Path) -> list[Path]:
+    """The Markdown files below *folder*, in order; no hidden ones, no links."""
+    return sorted(
         path
         for path in folder.rglob("*.md")
         if path.is_file()
         and not path.is_symlink()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+
+
+def read_corpus(folder: Path) -> list[File]:
+    """The same files in memory, for those who are spared reading."""
+    paths = find_files(folder)
     texts = [path.read_text(encoding="utf-8") for path in paths]
     return [
         File(str(path.relative_to(folder).with_suffix("")), path.stem, text)

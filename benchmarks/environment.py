@@ -5,28 +5,33 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .peers import SYSTEMS
 
-
-def describe_environment(settings: dict[str, str], file_system: str, systems: Sequence[str]) -> dict[str, Any]:
-    """The machine, the versions, and the server's *settings*."""
+def describe_environment(
+    settings: dict[str, str], file_system: str, distributions: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """The machine, the server's *settings*, and the versions of the *distributions* of each system."""
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": count_cores(),
         "load": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "event_loop": "asyncio",
         "file_system": file_system,
         "server": settings,
-        "packages": {name: _versions(SYSTEMS[name].distributions) for name in systems if name in SYSTEMS},
+        "packages": {name: _versions(names) for name, names in distributions.items()},
         "commit": _commit(),
     }
+
+
+def count_cores() -> int:
+    """The cores that this process, and what it starts, may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu() -> str:

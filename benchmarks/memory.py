@@ -15,28 +15,22 @@ from pathlib import Path
 import database as db
 
 from .address import Address
-from .systems import SystemFailedError, clean_environment
+from .systems import SystemFailedError, run_program
 
 ITERATE, INGEST = "iterate", "ingest"
+_LEAST_SECONDS, _SLOWEST = 300.0, 50  # rows or files a second: what takes longer hangs
 _HIGH_WATER = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
 async def measure_peak(work: str, address: Address, expected: int, workspace: Path, folder: Path | None = None) -> int:
     """The greatest resident set of the process in bytes, the interpreter and its modules included."""
-    process = await asyncio.create_subprocess_exec(
+    code, output, errors = await run_program(
         *(sys.executable, "-m", "benchmarks.memory", work, address.uri, str(folder or "")),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=workspace,
-        env=clean_environment(),
+        workspace=workspace,
+        seconds=_LEAST_SECONDS + expected / _SLOWEST,
     )
-    try:
-        output, errors = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if process.returncode:
-        raise SystemFailedError((errors.decode().strip().splitlines() or ["no message"])[-1])
+    if code:
+        raise SystemFailedError((errors.strip().splitlines() or ["no message"])[-1])
     number, peak = map(int, output.split())
     if number != expected:
         raise SystemFailedError(f"{work}: {number} instead of {expected}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -14,10 +12,11 @@ from database import DatabaseNotAvailableError
 from database.embedded.binaries import find_binaries
 
 from .address import Address
+from .environment import count_cores
 from .load import Measure
 from .operations import COLUMNS, POOL_SIZE
 from .peers import PGBENCH
-from .systems import SystemFailedError, clean_environment
+from .systems import SystemFailedError, run_program
 
 # Without the check that the others do: it throws the rows away.
 _SCRIPT = f"""
@@ -36,40 +35,37 @@ class Pgbench:
 
     def __init__(self, program: Path, script: Path, address: Address) -> None:
         self._command = [str(program), "-M", "prepared", "-n", "-f", str(script)]
+        self._workspace = script.parent
         self._address = address
-        self._rates: dict[int, float] = {}
+        self._rates: dict[int, float] = {}  # transactions per second in the last run, by the number of clients
 
     async def measure(
         self, work: str, callers: int = 1, seconds: float = 0.0, *, warm_up: float = 0.0, warm_up_callers: int = 1
     ) -> Measure:
-        """As `RunningSystem.measure`; the time does not include the connecting."""
+        """As `RunningSystem.measure`, for as long as the last rate says; the time does not include the connecting."""
         clients = min(callers, POOL_SIZE)
         if clients not in self._rates:
-            probe = await self._run(clients, _PROBE)
-            self._rates[clients] = probe.operations / probe.seconds
-        return await self._run(clients, int(self._rates[clients] * max(seconds, _SHORTEST) / clients) + 1)
+            await self._run(clients, _PROBE)
+            await self._run(clients, self._transactions(clients, _SHORTEST))  # the first probe was cold
+        return await self._run(clients, self._transactions(clients, max(seconds, _SHORTEST)))
+
+    def _transactions(self, clients: int, seconds: float) -> int:
+        return int(self._rates[clients] * seconds / clients) + 1
 
     async def _run(self, clients: int, transactions: int) -> Measure:
-        threads = min(clients, os.cpu_count() or 1)
+        threads = min(clients, count_cores())
         address = self._address
-        process = await asyncio.create_subprocess_exec(
+        code, output, errors = await run_program(
             *self._command,
             *("-c", str(clients), "-j", str(threads), "-t", str(transactions)),
             *("-h", address.host, "-p", str(address.port), "-U", address.user, address.database),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=clean_environment(),
+            workspace=self._workspace,
         )
-        try:
-            output, errors = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-        text = output.decode()
-        done = re.search(r"actually processed: (\d+)", text)
-        rate = re.search(r"tps = ([\d.]+) \(without initial connection time\)", text)
-        if process.returncode or not done or not rate:
-            raise SystemFailedError(f"exit code {process.returncode}: {errors.decode().strip()[:200]}")
+        done = re.search(r"actually processed: (\d+)", output)
+        rate = re.search(r"tps = ([\d.]+) \(without initial connection time\)", output)
+        if code or not done or not rate:
+            raise SystemFailedError(f"exit code {code}: {errors.strip()[:200]}")
+        self._rates[clients] = float(rate[1])
         return Measure(int(done[1]), int(done[1]) / float(rate[1]))
 
 

@@ -6,10 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from .workloads import PAGE_SIZE
+from .corpus import find_files
+from .dataset import RARE_DOCUMENTS
+from .workloads import PAGE_SIZE, RECENT_TURNS
 
 BY_DEFAULT = ("reads", "recent", "list", "search", "chat", "ingestion", "memory")
 WORKS = (*BY_DEFAULT, "tables")
+_LEAST_DOCUMENTS = {"reads": 1, "list": 2 * PAGE_SIZE, "search": 3 * RARE_DOCUMENTS, "memory": 10}
+_LEAST_TURNS = {"chat": 1, "recent": RECENT_TURNS}
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,19 @@ class Plan:
         """The plan with those of *options* that are not None."""
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         return replace(self, **given)
+
+    def why_too_small(self) -> str:
+        """Why a work could only fail, having too little to work on; nothing where each has enough."""
+        for work in self.works:
+            for option, number, least in (
+                ("--documents", self.documents, _LEAST_DOCUMENTS.get(work, 0)),
+                ("--turns", self.turns, _LEAST_TURNS.get(work, 0)),
+            ):
+                if number < least:
+                    return f"{option} {number} is too small for {work}: it needs {least}; --only can leave it out"
+        if "ingestion" in self.works and self.corpus and not find_files(self.corpus):
+            return f"--corpus: there are no Markdown files below {self.corpus}"
+        return ""
 
     @property
     def pages(self) -> int:

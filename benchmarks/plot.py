@@ -4,47 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from math import ceil, floor, log10
-from statistics import fmean
 
-from .peers import OURS, PGBENCH
+from .drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    OCHRE,
+    ORANGE,
+    RED,
+    TEAL,
+    VIOLET,
+    draw_page,
+    draw_text,
+    find_ticks,
+    place_apart,
+    place_on_scale,
+)
+from .peers import ASYNCPG_NO_RESET, OURS, PGBENCH
 from .results import Key, Results
 
-_WIDTH, _HEIGHT = 960, 450
+_HEIGHT = 450
 _TOP, _BOTTOM = 108, 384  # of the panels
 _PANELS = ((62, 302), (532, 772))  # left and right; the names of the lines stand to the right of it
-_LABEL_GAP = 15.5
 _CALLERS = (1, 10, 100, 1000)
 _TITLES = {"reads": "Point reads", "chat": "Chat inserts, durable"}
-# middle tones: they stand out from white and from black
+_DASHES = {ASYNCPG_NO_RESET.name: "1 5", PGBENCH: "5 5"}
 _COLOURS = {
-    OURS.name: "#2f81f7",
-    "asyncpg": "#e8590c",
-    "psycopg": "#2b9a66",
-    "SQLAlchemy": "#d6336c",
-    "psqlpy": "#8f66e0",
-    "psycopg-toolkit": "#a0833c",
-    "langchain-postgres": "#1098ad",
-    PGBENCH: "#8b949e",
+    OURS.name: BLUE,
+    "asyncpg": ORANGE,
+    ASYNCPG_NO_RESET.name: ORANGE,
+    "psycopg": GREEN,
+    "SQLAlchemy": RED,
+    "psqlpy": VIOLET,
+    "psycopg-toolkit": OCHRE,
+    "langchain-postgres": TEAL,
+    PGBENCH: GREY,
 }
-_STYLE = """
-    .page { fill: #ffffff; stroke: #d0d7de }
-    .grid { stroke: #d8dee4; stroke-width: 1 }
-    text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #57606a }
-    .title { font-size: 17px; font-weight: 600; fill: #1f2328 }
-    .panel { font-size: 15px; font-weight: 600; fill: #1f2328 }
-    .small { font-size: 12px }
-    .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
-    .ours { stroke-width: 3.5 }
-    .bold { font-weight: 700 }
-    @media (prefers-color-scheme: dark) {
-        .page { fill: #0d1117; stroke: #30363d }
-        .grid { stroke: #262c34 }
-        text { fill: #9aa4ae }
-        .title, .panel { fill: #e6edf3 }
-    }
-"""
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,7 @@ class _Panel:
         return self.left + (self.right - self.left) * log10(callers) / log10(_CALLERS[-1])
 
     def y(self, speed: float) -> float:
-        part = (log10(speed) - log10(self.lowest)) / (log10(self.highest) - log10(self.lowest))
-        return _BOTTOM - (_BOTTOM - _TOP) * part
+        return _BOTTOM - (_BOTTOM - _TOP) * place_on_scale(speed, self.lowest, self.highest)
 
 
 def draw_plot(results: Results) -> str:
@@ -71,26 +66,20 @@ def draw_plot(results: Results) -> str:
         f"median of {results.plan['rounds']} rounds · {environment['cores']} cores, {environment['python']}, "
         f"PostgreSQL {environment['server']['server_version'].split()[0]} · higher is better, both scales logarithmic"
     )
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}"'
-        ' role="img" aria-labelledby="title">',
-        '<title id="title">Operations per second by the number of concurrent callers</title>',
-        f"<style>{_STYLE}</style>",
-        f'<rect class="page" x="0.5" y="0.5" width="{_WIDTH - 1}" height="{_HEIGHT - 1}" rx="8"/>',
-        _text(24, 32, "Operations per second by the number of concurrent callers", "title"),
-        _text(24, 54, about, "small"),
-    ]
-    for work, (left, right) in zip(_TITLES, _PANELS, strict=True):
-        lines += _draw_panel(results, work, left, right)
-    return "\n".join([*lines, "</svg>", ""])
+    panels = (
+        line
+        for work, (left, right) in zip(_TITLES, _PANELS, strict=True)
+        for line in _draw_panel(results, work, left, right)
+    )
+    return draw_page(_HEIGHT, "Operations per second by the number of concurrent callers", about, panels)
 
 
 def _draw_panel(results: Results, work: str, left: float, right: float) -> Iterator[str]:
-    yield _text(left, _TOP - 12, _TITLES[work], "panel")
+    yield draw_text(left, _TOP - 12, _TITLES[work], "panel")
     curves = _curves(results, work)
     speeds = [speed for points in curves.values() for _, speed in points]
     if not speeds:
-        yield _text(left, _TOP + 30, "not measured")
+        yield draw_text(left, _TOP + 30, "not measured")
         return
     lowest = 10 ** (floor(log10(min(speeds)) * 2) / 2)
     highest = 10 ** (ceil(log10(max(speeds)) * 2 + 0.1) / 2)
@@ -114,19 +103,13 @@ def _curves(results: Results, work: str) -> dict[str, list[tuple[int, float]]]:
 
 def _draw_axes(panel: _Panel) -> Iterator[str]:
     for callers in _CALLERS:
-        yield _text(panel.x(callers), _BOTTOM + 20, f"{callers:,}", "small", anchor="middle")
-    yield _text((panel.left + panel.right) / 2, _BOTTOM + 40, "concurrent callers", "small", anchor="middle")
-    for tick in _ticks(panel.lowest, panel.highest):
+        yield draw_text(panel.x(callers), _BOTTOM + 20, f"{callers:,}", "small", anchor="middle")
+    yield draw_text((panel.left + panel.right) / 2, _BOTTOM + 40, "concurrent callers", "small", anchor="middle")
+    for tick in find_ticks(panel.lowest, panel.highest):
         y = panel.y(tick)
         yield f'<line class="grid" x1="{panel.left}" y1="{y:.1f}" x2="{panel.right}" y2="{y:.1f}"/>'
         label = f"{tick / 1000:g}k" if tick >= 1000 else f"{tick:g}"
-        yield _text(panel.left - 8, y + 4, label, "small", anchor="end")
-
-
-def _ticks(lowest: float, highest: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten, within the bounds."""
-    powers = range(floor(log10(lowest)), ceil(log10(highest)) + 1)
-    return [step * 10.0**power for power in powers for step in (1, 2, 5) if lowest <= step * 10.0**power <= highest]
+        yield draw_text(panel.left - 8, y + 4, label, "small", anchor="end")
 
 
 def _draw_curve(panel: _Panel, name: str, points: Sequence[tuple[int, float]]) -> Iterator[str]:
@@ -134,7 +117,7 @@ def _draw_curve(panel: _Panel, name: str, points: Sequence[tuple[int, float]]) -
     places = [(panel.x(callers), panel.y(speed)) for callers, speed in points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     kind = "line ours" if name == OURS.name else "line"
-    dashes = ' stroke-dasharray="5 5"' if name == PGBENCH else ""
+    dashes = f' stroke-dasharray="{_DASHES[name]}"' if name in _DASHES else ""
     yield f'<polyline class="{kind}" points="{path}" stroke="{colour}"{dashes}/>'
     radius = 4.5 if name == OURS.name else 3
     for x, y in places:
@@ -144,7 +127,7 @@ def _draw_curve(panel: _Panel, name: str, points: Sequence[tuple[int, float]]) -
 def _draw_labels(panel: _Panel, curves: dict[str, list[tuple[int, float]]]) -> Iterator[str]:
     """The names behind the ends of the lines."""
     ends = sorted((panel.y(points[-1][1]), name) for name, points in curves.items())
-    for (y, name), place in zip(ends, _apart([y for y, _ in ends]), strict=True):
+    for (y, name), place in zip(ends, place_apart([y for y, _ in ends]), strict=True):
         callers, speed = curves[name][-1]
         colour = _COLOURS[name]
         yield (
@@ -153,25 +136,4 @@ def _draw_labels(panel: _Panel, curves: dict[str, list[tuple[int, float]]]) -> I
         )
         ours = name == OURS.name
         label = f"{'this package' if ours else name} {speed:,.0f}"
-        yield _text(panel.right + 22, place + 4, label, "small bold" if ours else "small", colour=colour)
-
-
-def _apart(wanted: Sequence[float]) -> list[float]:
-    """
-    Places close to the *wanted* ones, which are in order, but `_LABEL_GAP` apart.
-
-    Those that would overlap become a block around their mean (pool adjacent violators).
-    """
-    blocks: list[list[float]] = []  # of places, each less the gaps before it
-    for index, place in enumerate(wanted):
-        blocks.append([place - index * _LABEL_GAP])
-        while len(blocks) > 1 and fmean(blocks[-2]) > fmean(blocks[-1]):
-            last = blocks.pop()
-            blocks[-1] += last
-    means = [fmean(block) for block in blocks for _ in block]
-    return [mean + index * _LABEL_GAP for index, mean in enumerate(means)]
-
-
-def _text(x: float, y: float, text: str, kind: str = "", *, anchor: str = "start", colour: str = "") -> str:
-    style = f' style="fill: {colour}"' if colour else ""
-    return f'<text class="{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}"{style}>{escape(text)}</text>'
+        yield draw_text(panel.right + 22, place + 4, label, "small bold" if ours else "small", colour=colour)

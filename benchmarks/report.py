@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -16,6 +17,7 @@ from .results import Key, Ratio, Results
 
 _WIDTH = 120
 _HEADINGS = {
+    "asyncpg-no-reset": "asyncpg\nno reset",
     "SQLAlchemy": "SQL\nAlchemy",
     "psycopg-toolkit": "psycopg\ntoolkit",
     "langchain-postgres": "langchain\npostgres",
@@ -38,17 +40,21 @@ def make_console() -> Console:
     return Console(highlight=False, width=max(_WIDTH, console.width))
 
 
-def render_head(plan: Plan, environment: dict[str, object]) -> RenderableType:
+def render_head(plan: Plan, environment: Mapping[str, Any]) -> RenderableType:
     """What is measured, and on what."""
-    server = environment["server"]
-    packages = environment["packages"]
-    assert isinstance(server, dict)
-    assert isinstance(packages, dict)
-    versions = {name: number for found in packages.values() for name, number in found.items()}
     facts = {
         "measured": f"{', '.join(plan.works)}; {plan.mode}, rounds: {plan.rounds}, of {plan.seconds:g} s a measure",
         "data": f"{plan.documents:,} documents, {plan.turns:,} chat turns, {plan.items:,} items, "
         + (f"the files in {plan.corpus}" if plan.corpus else f"{plan.files:,} Markdown files"),
+    }
+    return render_facts({**facts, **describe_machine(environment)})
+
+
+def describe_machine(environment: Mapping[str, Any]) -> dict[str, str]:
+    """The lines of the head that every benchmark has."""
+    server = environment["server"]
+    versions = {name: number for found in environment["packages"].values() for name, number in found.items()}
+    return {
         "machine": f"{environment['cpu']}, {environment['cores']} cores, {environment['system']}, "
         f"load {environment['load']}",
         "python": f"{environment['python']}, {environment['event_loop']}",
@@ -56,6 +62,10 @@ def render_head(plan: Plan, environment: dict[str, object]) -> RenderableType:
         + ", ".join(f"{name} {server[name]}" for name in ("fsync", "synchronous_commit", "max_connections")),
         "packages": ", ".join(f"{name} {number}" for name, number in versions.items() if number != "not installed"),
     }
+
+
+def render_facts(facts: Mapping[str, str]) -> RenderableType:
+    """Two columns: what, and the fact."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
@@ -99,7 +109,7 @@ def _rows(plan: Plan, line: Line, systems: Iterable[str], results: Results) -> I
     figures = [_figure(line, name, results) for name in systems]
     for number, comparison in enumerate(line.comparisons):
         ratio = comparison.ratio(results, line.work, line.callers)
-        verdict: list[str | Text] = [*_ratio_cells(ratio), _target(comparison, ratio)]
+        verdict: list[str | Text] = [*ratio_cells(ratio), _target(comparison, ratio)]
         if number == 0:
             yield [label, callers, *figures, *verdict]
         else:
@@ -128,7 +138,8 @@ def _figure(line: Line, system: str, results: Results) -> str | Text:
     return f"{time:,.2f}" if time < 10 else f"{time:,.0f}"
 
 
-def _ratio_cells(ratio: Ratio | None) -> list[str]:
+def ratio_cells(ratio: Ratio | None) -> list[str]:
+    """The median and the range of *ratio*, each for a cell."""
     if ratio is None:
         return ["", ""]
     return [f"{_short(ratio.median)}×", f"({_short(ratio.low)}–{_short(ratio.high)})"]
@@ -141,10 +152,14 @@ def _short(number: float) -> str:
 def _target(comparison: Comparison, ratio: Ratio | None) -> Text:
     if comparison.target is None:
         return Text()
-    text = Text(f"{'≤' if comparison.at_most else '≥'} {comparison.target:<4.2g}")
-    if ratio is not None:
-        met = comparison.is_met(ratio)
-        text.append("✓" if met else "✗", style="bold green" if met else "bold red")
+    return mark_target(comparison.target, None if ratio is None else comparison.is_met(ratio), comparison.at_most)
+
+
+def mark_target(target: float, is_met: bool | None, at_most: bool) -> Text:
+    """A target with a mark behind it that says whether it is met; without one where that is not known."""
+    text = Text(f"{'≤' if at_most else '≥'} {target:<4g}")
+    if is_met is not None:
+        text.append("✓" if is_met else "✗", style="bold green" if is_met else "bold red")
     return text
 
 
@@ -156,5 +171,7 @@ def _notes(results: Results) -> Iterator[Text]:
     )
     for name, reason in results.missing.items():
         yield Text(f"not in it: {name} ({reason})", style="yellow")
+    for name, reason in results.lost.items():
+        yield Text(f"no longer in it: {name} ({reason})", style="yellow")
     for key, reason in results.failures.items():
         yield Text(f"failed: {key.system}, {key.work}, {key.callers} callers ({reason})", style="red")

@@ -6,11 +6,10 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from .load import Measure
-from .peers import OURS, PGBENCH
+from .peers import ASYNCPG_NO_RESET, OURS, PGBENCH
 
 
 class Key(NamedTuple):
@@ -45,6 +44,7 @@ class Results:
     rounds: dict[Key, dict[int, Measure]] = field(default_factory=dict)  # by the number of the round
     memory: dict[str, list[MemoryRound]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)  # by system, why it took no part
+    lost: dict[str, str] = field(default_factory=dict)  # by system, why it took part no longer
     failures: dict[Key, str] = field(default_factory=dict)
 
     def add(self, key: Key, number: int, measure: Measure) -> None:
@@ -69,15 +69,15 @@ class Results:
         )
 
     def others(self, key: Key) -> list[Key]:
-        """The same work by the systems in Python other than this package and asyncpg's pool."""
-        own = (OURS.name, "asyncpg", PGBENCH)
+        """The same work by the systems in Python other than this package and asyncpg's pool, with or without reset."""
+        own = (OURS.name, "asyncpg", ASYNCPG_NO_RESET.name, PGBENCH)
         return [other for other in self.rounds if other[:2] == key[:2] and other.system not in own]
 
-    def write(self, path: Path) -> None:
-        """Everything, as JSON."""
-        path.write_text(json.dumps(self._as_json(), indent=1) + "\n", encoding="utf-8")
+    def as_json(self) -> str:
+        """Everything, for a file."""
+        return json.dumps(self._as_dict(), indent=1) + "\n"
 
-    def _as_json(self) -> dict[str, Any]:
+    def _as_dict(self) -> dict[str, Any]:
         measures = [
             {
                 **key._asdict(),
@@ -92,6 +92,7 @@ class Results:
             "measures": measures,
             "memory": {work: [round_._asdict() for round_ in rounds] for work, rounds in self.memory.items()},
             "missing": self.missing,
+            "lost": self.lost,
             "failures": [{**key._asdict(), "reason": reason} for key, reason in self.failures.items()],
         }
 

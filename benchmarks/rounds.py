@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -15,7 +15,7 @@ import asyncpg
 from . import memory
 from .address import Address
 from .corpus import write_corpus
-from .dataset import code_of, fill_documents, fill_turns, make_tables, threads_for
+from .dataset import code_of, fill_documents, fill_turns, index_documents, make_tables, threads_for
 from .items import TABLES, make_items
 from .load import Measure
 from .operations import POOL_SIZE
@@ -25,7 +25,7 @@ from .plan import Plan
 from .results import Key, MemoryRound, Results
 from .server import execute
 from .systems import RunningSystem, SystemFailedError, run_systems
-from .workloads import PAGE_SIZE, Facts, count_turns
+from .workloads import Facts, count_turns
 
 Progress = Callable[[str], None]
 
@@ -39,6 +39,7 @@ _MEASURES = {
 }
 _SAMPLES = 20
 _WARM_UP = 0.3  # of the seconds of a measure
+_LEAST_SECONDS, _SLOWEST = 300.0, 200  # rows a second: making them takes a fiftieth of that
 
 
 class Measured(Protocol):
@@ -80,23 +81,40 @@ async def do_all(run: Run) -> None:
             await _run_streaming(run, address)
             await _run_ingestion_memory(run)
     if "ingestion" in run.plan.works:
+        await _drop_databases(run.server)  # autovacuum would go on in them
         await _run_ingestion(run)
     if "tables" in run.plan.works:
         await _run_tables(run)
+
+
+@asynccontextmanager
+async def _phase(run: Run, doing: str, rows: int) -> AsyncIterator[None]:
+    """The block stores so many *rows*; raises `TimeoutError` where that takes so long that it can only hang."""
+    run.progress(doing)
+    seconds = _LEAST_SECONDS + rows / _SLOWEST
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as exc:
+        raise TimeoutError(str(exc) or f"not done after {seconds:.0f} s") from exc
 
 
 async def _fill(run: Run, address: Address) -> Facts:
     """The tables that the plan needs."""
     facts = Facts()
     if set(run.plan.works) & {"reads", "list", "search", "memory"}:
-        run.progress(f"making {run.plan.documents:,} documents")
-        ids = await fill_documents(address, run.plan.documents)
-        far_id = str(ids[PAGE_SIZE]) if run.plan.pages > 1 else ""
-        facts = Facts(documents=run.plan.documents, pages=run.plan.pages, far_id=far_id)
+        async with _phase(run, f"making {run.plan.documents:,} documents", run.plan.documents):
+            ids = await fill_documents(address, run.plan.documents)
+        if "search" in run.plan.works:
+            async with _phase(run, f"making {run.plan.documents:,} documents searchable", run.plan.documents):
+                await index_documents(address)
+        facts = Facts(documents=run.plan.documents, pages=run.plan.pages)
+        if facts.far_offset > 0:
+            facts = replace(facts, far_id=str(ids[-facts.far_offset]))
     if set(run.plan.works) & {"recent", "chat"}:
-        run.progress(f"making {run.plan.turns:,} chat turns")
-        await fill_turns(address, run.plan.turns)
-        facts = Facts(facts.documents, threads_for(run.plan.turns), facts.pages, facts.far_id)
+        async with _phase(run, f"making {run.plan.turns:,} chat turns", run.plan.turns):
+            await fill_turns(address, run.plan.turns)
+        facts = replace(facts, threads=threads_for(run.plan.turns))
     await execute(address, "CHECKPOINT")
     return facts
 
@@ -107,7 +125,7 @@ async def _fill(run: Run, address: Address) -> Facts:
 async def _run_load(run: Run, address: Address, facts: Facts) -> None:
     async with _start(run, run.plan.systems, address, facts) as systems:
         if facts.documents:
-            await _check_samples(run, systems, facts)
+            await check_samples(run, systems, facts)
         for work in run.plan.works:
             measures, callers_of_work = _MEASURES.get(work, ((), ()))
             for number in range(run.plan.rounds if measures else 0):
@@ -115,7 +133,7 @@ async def _run_load(run: Run, address: Address, facts: Facts) -> None:
                 for measure in measures:
                     for callers in run.plan.callers if callers_of_work is None else callers_of_work:
                         await _run_round(run, systems, measure, callers, number)
-        await _check_counts(run, systems, address)
+        await check_counts(run, systems, address)
 
 
 @asynccontextmanager
@@ -132,7 +150,10 @@ async def _start(run: Run, names: Sequence[str], address: Address, facts: Facts)
                 systems.append(await stack.enter_async_context(find_pgbench(address, facts.documents, run.workspace)))
             except SystemFailedError as exc:
                 run.results.missing[PGBENCH] = str(exc)
-        yield systems
+        try:
+            yield systems
+        finally:
+            run.results.lost |= {system.name: system.lost for system in running if system.lost}
 
 
 async def _run_round(run: Run, systems: Sequence[Measured], work: str, callers: int, number: int) -> None:
@@ -156,7 +177,7 @@ async def _run_round(run: Run, systems: Sequence[Measured], work: str, callers: 
             run.results.add(key, number, measure)
 
 
-async def _check_samples(run: Run, systems: Sequence[Measured], facts: Facts) -> None:
+async def check_samples(run: Run, systems: Sequence[Measured], facts: Facts) -> None:
     """Every system must read the same documents, in all columns, as this package does."""
     codes = [code_of(number) for number in range(0, facts.documents, max(1, facts.documents // _SAMPLES))]
     samples = {}
@@ -170,7 +191,7 @@ async def _check_samples(run: Run, systems: Sequence[Measured], facts: Facts) ->
             _fail(run, "reads", name, "it reads other documents than this package does")
 
 
-async def _check_counts(run: Run, systems: Sequence[Measured], address: Address) -> None:
+async def check_counts(run: Run, systems: Sequence[Measured], address: Address) -> None:
     """What was acknowledged is in the table, and nothing else."""
     connection = await asyncpg.connect(address.uri)
     try:
@@ -199,6 +220,10 @@ def _fail(run: Run, work: str, system: str, reason: str) -> None:
 
 
 # --- ingestion
+
+
+async def _drop_databases(server: Address) -> None:
+    await execute(server, *(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for name in ("bench", "small", "memory")))
 
 
 async def _run_ingestion(run: Run) -> None:
@@ -251,11 +276,13 @@ async def _run_tables(run: Run) -> None:
 
 async def _run_streaming(run: Run, large: Address) -> None:
     small = await make_tables(run.server, "small")
-    await fill_documents(small, run.plan.documents // 10)
+    number = run.plan.documents // 10
+    async with _phase(run, f"making {number:,} documents", number):
+        await fill_documents(small, number)
     await _measure_memory(
         run,
         memory.ITERATE,
-        lambda: memory.measure_peak(memory.ITERATE, small, run.plan.documents // 10, run.workspace),
+        lambda: memory.measure_peak(memory.ITERATE, small, number, run.workspace),
         lambda: memory.measure_peak(memory.ITERATE, large, run.plan.documents, run.workspace),
     )
 

@@ -14,9 +14,11 @@ import asyncpg
 from database import embedded
 
 from .address import Address
+from .cancellation import finish
 
-# seven systems with 20 connections each stay connected from the first round to the last
+# eight systems with 20 connections each stay connected from the first round to the last
 _MAX_CONNECTIONS = 200
+_FAREWELL_SECONDS = 10.0
 _DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 _SHOWN = ("server_version", *_DURABLE, "wal_sync_method", "shared_buffers", "max_connections")
 
@@ -28,19 +30,21 @@ async def run_server(directory: Path) -> AsyncIterator[Address]:
 
     Its settings are PostgreSQL's defaults but for the number of connections.
     """
-    address = Address.from_uri(await embedded.start(directory))
     try:
+        address = Address.from_uri(await finish(embedded.start(directory)))
         await execute(address, f"ALTER SYSTEM SET max_connections = {_MAX_CONNECTIONS}")
-        await embedded.stop(directory)
-        yield Address.from_uri(await embedded.start(directory))
+        await finish(embedded.stop(directory))
+        yield Address.from_uri(await finish(embedded.start(directory)))
     finally:
-        await asyncio.shield(_stop(address, directory))
+        await finish(_stop(directory))
 
 
-async def _stop(address: Address, directory: Path) -> None:
+async def _stop(directory: Path) -> None:
     """The end of the server; its last checkpoint need not reach the disk, as the data is deleted next."""
-    with suppress(OSError, asyncpg.PostgresError):
-        await execute(address, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            if uri := (await embedded.status(directory))["uri"]:
+                await execute(Address.from_uri(uri), "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
     await embedded.shut_down(directory, force=True)
 
 

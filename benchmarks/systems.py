@@ -14,6 +14,7 @@ from typing import Any
 
 from . import peers
 from .address import Address
+from .cancellation import finish
 from .load import Measure
 from .workloads import Facts
 
@@ -37,6 +38,8 @@ class RunningSystem:
     works: list[str] = field(default_factory=list)
     chat_table: str = ""
     turns_per_save: int = 1
+    patience: float = _ANSWER_SECONDS
+    lost: str = ""  # why its process was ended, or has ended
 
     def hang_up(self) -> None:
         """Let its process end."""
@@ -53,21 +56,40 @@ class RunningSystem:
         return Measure(answer["operations"], answer["seconds"])
 
     async def ask(self, **question: Any) -> dict[str, Any]:
-        """The answer to *question*; raises `SystemFailedError` where it is an error, or does not come in time."""
+        """
+        The answer to *question*; raises `SystemFailedError` where it is an error, or does not come in time.
+
+        A process that did not answer in time is ended: its answer would be taken for that to the next question.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        if self.lost:
+            raise SystemFailedError(self.lost)
+        line = b""
         try:
             self.process.stdin.write(json.dumps(question).encode() + b"\n")
             await self.process.stdin.drain()
-            line = await asyncio.wait_for(self.process.stdout.readline(), _ANSWER_SECONDS)
-        except (OSError, TimeoutError) as exc:
-            raise SystemFailedError(f"no answer: {type(exc).__name__}") from exc
-        if not line:
-            raise SystemFailedError(f"its process ended with exit code {await self.process.wait()}")
+            line = await asyncio.wait_for(self.process.stdout.readline(), self.patience)
+        except TimeoutError as exc:
+            raise await self._lose(f"no answer for {self.patience:g} s") from exc
+        except OSError:
+            pass  # it has ended
+        if not line.endswith(b"\n"):
+            raise await self._lose("")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise SystemFailedError(answer["error"])
         return answer
+
+    async def _lose(self, reason: str) -> SystemFailedError:
+        """The process is ended, if it has not yet; the error that says so."""
+        self.hang_up()
+        self.works = []
+        if reason:
+            self.process.kill()
+        await finish(_end(self.process))
+        self.lost = reason or f"its process ended with exit code {self.process.returncode}"
+        return SystemFailedError(self.lost)
 
 
 @asynccontextmanager
@@ -115,7 +137,7 @@ async def _start_process(name: str, workspace: Path) -> AsyncIterator[RunningSys
         yield system
     finally:
         system.hang_up()
-        await asyncio.shield(_end(process))
+        await finish(_end(process))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -130,3 +152,24 @@ def clean_environment() -> dict[str, str]:
     """The environment without settings of this package or of libpq: every system starts from its defaults."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
     return environment | {"PYTHONPATH": str(_ROOT)}
+
+
+async def run_program(*command: str, workspace: Path, seconds: float = _ANSWER_SECONDS) -> tuple[int, str, str]:
+    """Exit code, output and errors of *command*; raises `SystemFailedError` where it takes longer than *seconds*."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=workspace,
+        env=clean_environment(),
+    )
+    try:
+        output, errors = await asyncio.wait_for(process.communicate(), seconds)
+    except TimeoutError as exc:
+        raise SystemFailedError(f"{Path(command[0]).name} has not ended after {seconds:.0f} s") from exc
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await finish(process.wait())
+    assert process.returncode is not None
+    return process.returncode, output.decode(), errors.decode()

@@ -19,6 +19,7 @@ from .operations import COLUMNS, Items, Operations, Row, Turn
 from .words import COMMON, MIDDLING, RARE
 
 PAGE_SIZE = 20
+RECENT_TURNS = 10
 _WORDS = {"search-rare": RARE, "search-middling": MIDDLING, "search-common": COMMON}
 _QUESTION = "Which of the two servers answers first when both of them are asked at the same time, and why is that so?"
 _ANSWER = (
@@ -87,9 +88,9 @@ class Workloads:
         assert self.operations.recent_turns is not None
         thread = thread_of(self._one_of(self.facts.threads))
         rows = await self.operations.recent_turns(thread)
-        _expect(len(rows) == 10, "recent", thread)
-        _expect(rows[0]["thread_id"] == rows[9]["thread_id"] == thread, "recent", thread)
-        _expect(rows[0]["created_at"] > rows[9]["created_at"], "recent", thread)
+        _expect(len(rows) == RECENT_TURNS, "recent", thread)
+        _expect(rows[0]["thread_id"] == rows[-1]["thread_id"] == thread, "recent", thread)
+        _expect(rows[0]["created_at"] > rows[-1]["created_at"], "recent", thread)
 
     async def _first_page(self, caller: int) -> None:
         assert self.operations.first_page is not None

@@ -118,7 +118,7 @@ async def test_a_row_that_a_trigger_leaves_out_is_not_told_as_inserted() -> None
 
 
 async def test_what_is_unknown_stays_so_where_the_server_cannot_be_asked(database: Settings, server_url: str) -> None:
-    """The answer to COPY is lost, and then the server cannot be reached: nobody is told that nothing was stored."""
+    """The answer to COMMIT is lost, and then the server cannot be reached: nobody is told that nothing was stored."""
     name = database.dsn.rpartition("/")[2].partition("?")[0]
     async with proxy_to(server_url) as proxy:
         through_proxy = {"database_url": SecretStr(proxy.url(name)), "connection_timeout": 1.0}
@@ -129,7 +129,7 @@ async def test_what_is_unknown_stays_so_where_the_server_cannot_be_asked(databas
             proxy.refusing = True
             proxy.cut()
 
-        proxy.swallow, proxy.before_the_cut = b"c\0\0\0\4", refuse  # CopyDone
+        proxy.swallow, proxy.before_the_cut = b"COMMIT", refuse
         with pytest.raises(db.OutcomeUnknownError):
             await insert_documents([{"name": "n", "code": "a", "content": "t"}])
         proxy.refusing = False

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -457,6 +458,16 @@ def test_eight_processes_that_start_at_once_share_one_server(place: Path, users:
     assert postmaster_pid(directory) == answers[0]["pid"]
     users[7].kill()
     wait_until_stopped(directory)
+
+
+def test_a_directory_that_several_make_at_once_is_everybody_s(place: Path) -> None:
+    """Of those that start first, none takes what another has just made for somebody else's."""
+    account = choose_account(place)
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(50):
+            directory = place / f"server-{number}"
+            list(threads.map(lambda directory: directories.make_directory(directory, account), [directory] * 8))
+            assert directory.stat().st_mode & 0o022 == 0
 
 
 def test_the_end_of_a_program_is_enough(directory: Path, users: list[User]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import database as db
 from database import Settings
 from database.document_batches import delete_documents, insert_documents, upsert_documents
-from database.search.sections import LONGEST, cut_sections
+from database.search.sections import LONGEST, cut_sections, passage_of
 
 TEXT = "intro\n\n# One\n\nfirst\n\n## Two\n\nsecond\n\n# Three\n\nthird\n"
 
@@ -47,6 +47,16 @@ def cut(text: str) -> list[tuple[str, str]]:
 def test_markdown_is_cut_at_its_headings(text: str, sections: list[tuple[str, str]]) -> None:
     """Each heading begins a section under its path; what is no heading, or has nothing under it, does not."""
     assert cut(text) == sections
+
+
+def test_the_passage_of_a_section_is_what_people_read() -> None:
+    """Without what is shown beside it: its headings and front matter."""
+    front = "---\ntitle: x\n---\n"
+    assert passage_of(front + "# One\n\n## Two\n\ntext # three\n", is_first=True) == "text # three"
+    assert passage_of(front + "text", is_first=False) == front + "text"
+    assert passage_of("# One\n", is_first=False) == "# One"
+    assert passage_of("#!/bin/sh\ntext", is_first=True) == "#!/bin/sh\ntext"
+    assert passage_of("", is_first=True) == ""
 
 
 @pytest.mark.parametrize("unit", ["word " * 30 + "\n\n", "A sentence of it. ", "word ", "x", "字", "ab\n", "字。"])

@@ -26,11 +26,13 @@ class System(NamedTuple):
 
 
 OURS = System("ours", "ours", ("pgdatabase",))
+ASYNCPG_NO_RESET = System("asyncpg-no-reset", "with_asyncpg_no_reset", ("asyncpg",))
 SYSTEMS = {
     system.name: system
     for system in (
         OURS,
         System("asyncpg", "with_asyncpg", ("asyncpg",)),
+        ASYNCPG_NO_RESET,
         System("psycopg", "with_psycopg", ("psycopg", "psycopg-binary", "psycopg-pool")),
         System("SQLAlchemy", "with_sqlalchemy", ("SQLAlchemy",)),
         System("psqlpy", "with_psqlpy", ("psqlpy",)),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -39,7 +41,7 @@ _PAGE = f"""
 """
 _SEARCH = f"""
     SELECT {", ".join(COLUMNS)}, ts_rank(search, query) AS rank
-      FROM document, plainto_tsquery('english', $1) AS query
+      FROM searched, plainto_tsquery('english', $1) AS query
      WHERE search @@ query
      ORDER BY rank DESC
      LIMIT 10
@@ -66,66 +68,70 @@ _UPSERT_ITEM = f"""
 @asynccontextmanager
 async def connect(address: Address) -> AsyncIterator[Operations]:
     """Reads and writes through the pool's own methods, as its documentation shows."""
-    metadata = json.dumps(METADATA)
     async with (
         asyncpg.create_pool(address.uri, min_size=POOL_SIZE, max_size=POOL_SIZE) as pool,
         hold(address) as held,
     ):
+        yield replace(operations_of(pool), held_items=items_through(held))
 
-        async def read_document(code: str) -> Row:
-            row = await pool.fetchrow(_READ, code)
-            if row is None:
-                raise LookupError(code)
-            return dict(row)
 
-        async def save_turn(turn: Turn) -> object:
-            return await pool.fetchval(_SAVE, turn.thread_id, turn.user_id, turn.question, turn.answer, metadata)
+def operations_of(pool: asyncpg.Pool[Any]) -> Operations:
+    """What is measured, through *pool*."""
+    metadata = json.dumps(METADATA)
 
-        async def recent_turns(thread_id: str) -> list[Row]:
-            return [dict(row) for row in await pool.fetch(_RECENT, thread_id)]
+    async def read_document(code: str) -> Row:
+        row = await pool.fetchrow(_READ, code)
+        if row is None:
+            raise LookupError(code)
+        return dict(row)
 
-        async def page(size: int, offset: int = 0, last_id: str = "") -> list[Row]:
-            return [dict(row) for row in await pool.fetch(_PAGE, size, offset)]
+    async def save_turn(turn: Turn) -> object:
+        return await pool.fetchval(_SAVE, turn.thread_id, turn.user_id, turn.question, turn.answer, metadata)
 
-        async def search(word: str) -> list[Row]:
-            return [dict(row) for row in await pool.fetch(_SEARCH, word)]
+    async def recent_turns(thread_id: str) -> list[Row]:
+        return [dict(row) for row in await pool.fetch(_RECENT, thread_id)]
 
-        async def copy(folder: Path, files: Sequence[File]) -> int:
-            columns = ["code", "name", "content"]
-            async with pool.acquire() as connection:
-                return int((await connection.copy_records_to_table("copied", records=files, columns=columns))[5:])
+    async def page(size: int, offset: int = 0, last_id: str = "") -> list[Row]:
+        return [dict(row) for row in await pool.fetch(_PAGE, size, offset)]
 
-        async def upsert(folder: Path, files: Sequence[File]) -> int:
-            async with pool.acquire() as connection:
-                return sum([await connection.execute(_UPSERT, *file) == "INSERT 0 1" for file in files])
+    async def search(word: str) -> list[Row]:
+        return [dict(row) for row in await pool.fetch(_SEARCH, word)]
 
-        async def from_pool() -> asyncpg.Pool[asyncpg.Record]:
-            return pool
+    async def copy(folder: Path, files: Sequence[File]) -> int:
+        columns = ["code", "name", "content"]
+        async with pool.acquire() as connection:
+            return int((await connection.copy_records_to_table("copied", records=files, columns=columns))[5:])
 
-        async def copy_items(items: Sequence[Row]) -> int:
-            records = [tuple(item.values()) for item in items]
-            async with pool.acquire() as connection:
-                status = await connection.copy_records_to_table(_ITEMS, records=records, columns=ITEM_COLUMNS)
-            return int(status[5:])
+    async def upsert(folder: Path, files: Sequence[File]) -> int:
+        async with pool.acquire() as connection:
+            return sum([await connection.execute(_UPSERT, *file) == "INSERT 0 1" for file in files])
 
-        async def upsert_items(items: Sequence[Row]) -> int:
-            await pool.executemany(_UPSERT_ITEM, [tuple(item.values()) for item in items])
-            return len(items)
+    async def from_pool() -> asyncpg.Pool[asyncpg.Record]:
+        return pool
 
-        yield Operations(
-            read_document=read_document,
-            save_turn=save_turn,
-            recent_turns=recent_turns,
-            first_page=page,
-            far_page=page,
-            search=search,
-            store_new=copy,
-            store_again=upsert,
-            items=items_through(from_pool),
-            held_items=items_through(held),
-            insert_items=copy_items,
-            upsert_items=upsert_items,
-        )
+    async def copy_items(items: Sequence[Row]) -> int:
+        records = [tuple(item.values()) for item in items]
+        async with pool.acquire() as connection:
+            status = await connection.copy_records_to_table(_ITEMS, records=records, columns=ITEM_COLUMNS)
+        return int(status[5:])
+
+    async def upsert_items(items: Sequence[Row]) -> int:
+        await pool.executemany(_UPSERT_ITEM, [tuple(item.values()) for item in items])
+        return len(items)
+
+    return Operations(
+        read_document=read_document,
+        save_turn=save_turn,
+        recent_turns=recent_turns,
+        first_page=page,
+        far_page=page,
+        search=search,
+        store_new=copy,
+        store_again=upsert,
+        items=items_through(from_pool),
+        insert_items=copy_items,
+        upsert_items=upsert_items,
+    )
 
 
 def items_through(

@@ -31,7 +31,12 @@ _DISTRIBUTION = "pgdatabase"
 _OLDEST, _NEWEST = 15, 18  # PostgreSQL versions
 _PATIENCE = 10.0  # seconds for a connection
 _LITTLE_DISK = 500 * 10**6  # bytes
-_COMPOSED = ("all", "bench", "dev")  # extras made of others, and what only the work on the package needs
+_COMPOSED = (
+    "all",
+    "bench",
+    "bench-search",
+    "dev",
+)  # extras made of others, and what only the work on the package needs
 _EXTENSIONS = ("pg_trgm", "unaccent", "vector")
 
 

@@ -127,14 +127,14 @@ class Terminal:
 
     def highlight(self, snippet: str, *, title: str = "") -> Text:
         """
-        *snippet* of a search in one line, less the *title* that it may begin with.
+        *snippet* of a search in one line, less the *title* where that is the heading that it begins with.
 
         Its `<mark>`s become colour, or *asterisks* where there are no styles.
         """
         text = Text()
         for position, piece in enumerate(re.split(r"</?mark>", without_markdown(snippet))):
             text.append(piece, _HIT if position % 2 else "")
-        if text.plain.startswith(f"{title} "):
+        if snippet.startswith("#") and text.plain.startswith(f"{title} "):
             text = text[len(title) + 1 :]
         if self.out.color_system is not None:
             return text

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from ..exceptions import DatabaseNotAvailableError
 from ..settings import get_settings
-from .account import Account, can_reach, make_open_directory, make_private_directory
+from .account import Account, can_reach, make_open_directory
 
 PORT = 5432
 # sun_path holds 108 bytes on Linux and 104 elsewhere, with the closing NUL
@@ -120,9 +120,7 @@ def make_directory(directory: Path, account: Account) -> None:
     """
     try:
         if not directory.exists():
-            make_open_directory(directory.parent)
-            make_private_directory(directory, account)
-            return
+            _make_new(directory, account)
     except OSError as exc:
         raise DatabaseNotAvailableError(
             f"cannot make {directory} for the embedded server: {exc}. Set DB_EMBEDDED_DIR to a directory that can be "
@@ -142,6 +140,16 @@ def make_directory(directory: Path, account: Account) -> None:
             f"others may write to {directory}, and there are other things in it: chmod go-w it, or set DB_EMBEDDED_DIR "
             "to a directory that need not exist yet"
         )
+
+
+def _make_new(directory: Path, account: Account) -> None:
+    make_open_directory(directory.parent)
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:  # another process that starts now
+        return
+    if account.is_other:
+        os.chown(directory, account.uid, account.gid)
 
 
 def as_seen_by(account: Account, data: Path) -> str:

@@ -21,7 +21,8 @@ from ..connect_db import Connection, Record, perform
 from ..exceptions import DocumentError
 from ..query import Built, check_page
 from ..select_rows import build_condition
-from . import make_snippet, parse_question, text_search_configuration
+from . import Question, make_snippet, parse_question, text_search_configuration
+from .sections import passage_of
 
 UNIT = 10_000.0  # of the impacts in the lists, which are less than 2.2
 _RESCORED = 300  # of those that the lists name
@@ -256,7 +257,7 @@ _SCORED_FEW = """
 # The text of a document that has changed since by other means is not that of its sections: nothing is cut out of it.
 _SELECT = """,
     result AS (
-        SELECT {columns}, score AS rank, headings AS heading, section_text, {more}
+        SELECT {columns}, score AS rank, headings AS heading, section_text, start, {more}
                section_marks(document.language, section_text, $4) AS section_marks, section_id
           FROM (SELECT document.*, found.score, section.id AS section_id, section.headings,
                        array_position(document.section_keys, found.key) AS place,
@@ -268,7 +269,7 @@ _SELECT = """,
          CROSS JOIN LATERAL (
             SELECT coalesce(CASE WHEN is_fresh THEN
                        section_text(bytes, start, coalesce(section_starts[place + 1], octet_length(bytes)) - start)
-                   END, '') AS section_text
+                   END, '') AS section_text, coalesce(start, 0) AS start
               FROM (SELECT coalesce(content_bytes, document_bytes(content)) AS bytes, section_starts[place] AS start
                     OFFSET 0) AS whole
          ) AS piece
@@ -378,12 +379,13 @@ async def find_sections(
         elif len(found) < limit and ranked >= rescored:
             rescored *= 10
         else:
-            start, stop = wanted.marks
-            return [
-                (row, make_snippet(row["section_text"], row["section_marks"], question.sought, start=start, stop=stop,
-                                   escape=wanted.escape))
-                for row in found
-            ]  # fmt: skip
+            return [(row, _snippet_of(row, question, wanted)) for row in found]
+
+
+def _snippet_of(row: Record, question: Question, wanted: Wanted) -> str:
+    text = passage_of(row["section_text"], is_first=row["start"] == 0)
+    start, stop = wanted.marks
+    return make_snippet(text, row["section_marks"], question.sought, start=start, stop=stop, escape=wanted.escape)
 
 
 async def _read_condition(where: Mapping[str, Any] | None, conn: Connection | None) -> tuple[str | None, list[Any]]:
@@ -401,7 +403,7 @@ async def _read_condition(where: Mapping[str, Any] | None, conn: Connection | No
 _COLUMNS = """
     document.id::text AS document_id, code, name, metadata::text AS metadata, language, source, created_at, updated_at
 """
-_MORE = "coalesce(place, 1) - 1 AS position, coalesce(section_starts[place], 0) AS start,"
+_MORE = "coalesce(place, 1) - 1 AS position,"
 _KEYS = (
     "document_id", "code", "name", "metadata", "language", "source", "created_at", "updated_at",
     "position", "start", "heading", "text", "rank", "snippet",

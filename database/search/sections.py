@@ -97,11 +97,23 @@ def _headings(data: bytes, begin: int) -> Iterator[_Heading]:
                 yield _Heading(before, line.end(), 1 if underline[:1] == b"=" else 2, _words(title))
 
 
-def _beginning(data: bytes) -> int:
+def text_start(data: bytes) -> int:
     """Where the text begins, behind a byte order mark and front matter."""
     if _FRONT_MATTER.match(data) and (closing := _END_OF_FRONT_MATTER.search(data, 3)):
         return closing.end()
     return len(_BYTE_ORDER_MARK) if data.startswith(_BYTE_ORDER_MARK) else 0
+
+
+_LEADING_HEADINGS = re.compile(r"\s*(?:#{1,6}[ \t][^\n]*(?:\n\s*|\Z))*")
+
+
+def passage_of(section_text: str, *, is_first: bool) -> str:
+    """What a section says below headings and, the first one, front matter; all of it where that is nothing."""
+    text = section_text
+    if is_first:
+        data = text.encode()
+        text = data[text_start(data) :].decode()
+    return _LEADING_HEADINGS.sub("", text, count=1).rstrip() or section_text.strip()
 
 
 # Words without anything that could be markup, and an anchor behind them.
@@ -124,7 +136,7 @@ def _parts(data: bytes) -> Iterator[tuple[int, int, str]]:
     Front matter, and a heading with nothing but another one below it, begin the part of that one.
     """
     start = 0
-    body = _beginning(data)  # where the text under the last heading begins
+    body = text_start(data)  # where the text under the last heading begins
     path: list[_Heading] = []
     for heading in _headings(data, body):
         if _TEXT.search(data, body, heading.start):
