@@ -24,6 +24,7 @@ from .source_documents import (
     check_config,
     code_of,
     configuration_of,
+    is_language,
     is_storable,
     is_text_encoding,
     read_document,
@@ -98,13 +99,12 @@ async def ingest_directory(
 
     *prune* deletes the documents that an ingestion with the same prefix and extension has stored and whose files are
     gone: give every tree a prefix of its own. Nothing is deleted where a directory could not be looked into; a file
-    that is there and failed is not gone. *max_file_size* is in bytes. The other options are those of
-    `ingest_files_batch`.
+    that is there and failed is not gone. *language* is that of the texts; if not given, it is guessed for each that is
+    stored. *max_file_size* is in bytes. The other options are those of `ingest_files_batch`.
     """
     _check_encoding(encoding)
     prefix, extension = _check_prefix(code_prefix), _check_extension(file_extension)
-    configuration = configuration_of(language)
-    if configuration is None:
+    if not is_language(language):
         raise IngestionError("language= is a name such as 'german' or an ISO 639-1 code such as 'de'")
     if max_file_size < 1:
         raise IngestionError("max_file_size is a number of bytes, at least 1")
@@ -126,7 +126,7 @@ async def ingest_directory(
             raise IngestionError(f"cannot ingest the directory {what}: {exc}", original_error=exc) from exc
         if progress is not None:
             run.expected = await files.run(lambda: sum(1 for _ in tree.entries()))
-        sources = await files.open(sources_in, tree, prefix, configuration, mark)
+        sources = await files.open(sources_in, tree, prefix, configuration_of(language), mark)
         async with run.transaction() as c:
             await run.store(files, sources, c)
             if prune:

@@ -21,13 +21,14 @@ from ..connect_db import Connection, Record, perform
 from ..exceptions import DocumentError
 from ..query import Built, check_page
 from ..select_rows import build_condition
-from . import Question, make_snippet, parse_question, text_search_configuration
+from . import Question, guess_language, make_snippet, parse_question, text_search_configuration
 from .sections import passage_of
 
 UNIT = 10_000.0  # of the impacts in the lists, which are less than 2.2
 _RESCORED = 300  # of those that the lists name
 _FEW = 3_000  # documents that a filter leaves whose sections are all looked at
 _COUNTED, _SAMPLED = 1_000, 300
+_FOREIGN = 0.3  # of a word's weight in documents of another language than the question's
 
 LEXEME_QUERY = r"""('''' || replace(replace({lexeme}, '\', '\\'), '''', '''''') || '''')"""
 
@@ -44,9 +45,10 @@ _SCORE = f"""
            WHERE term.language = section.language AND ts_match_vq(section.search, term.query)) END
 """
 # $1 alternatives, $2 what must occur, $3 what must not, $4 $5 all that count and how often, $6 how many sections of a
-# document, $7 how many at all, $8 how many are ranked exactly, $9 whether lists may be used, $10 language.
+# document, $7 how many at all, $8 how many are ranked exactly, $9 whether lists may be used, $10 language, $11 the one
+# that the question seems to be in.
 # The languages in use are found by skipping through the index (https://wiki.postgresql.org/wiki/Loose_indexscan).
-_PARAMETERS = 10
+_PARAMETERS = 11
 _NEWEST = f"document_section ORDER BY id DESC LIMIT {_SAMPLED}"
 _TERMS = f"""
     used AS (
@@ -92,7 +94,8 @@ _TERMS = f"""
     ),
     term AS MATERIALIZED (
         SELECT lexeme.*, counted,
-               occurrences * ln(1 + (greatest(sections, found) - found + 0.5) / (found + 0.5)) AS weight
+               occurrences * ln(1 + (greatest(sections, found) - found + 0.5) / (found + 0.5))
+                   * CASE WHEN language <> $11 THEN {_FOREIGN} ELSE 1 END AS weight
           FROM size
          CROSS JOIN (
             SELECT asked.language, word.lexeme, word.count AS occurrences,
@@ -297,7 +300,7 @@ def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
     """
     The statement that returns *columns* of `document`, and *more*, for the best sections.
 
-    Of documents that fit the *condition* on `this`, whose parameters begin with $11.
+    Of documents that fit the *condition* on `this`, whose parameters begin with $12.
     """
     fits = "" if condition is None else _FITS.format(condition=condition)
     many = "" if condition is None else "AND NOT (SELECT are_few FROM few)"
@@ -344,6 +347,7 @@ async def find_sections(
         return []
     condition, values = await _read_condition(wanted.where, conn)
     sql = build_search(columns, condition, more=more)
+    asked_in = configuration or guess_language(search_term)
     limit = min(wanted.limit, _MOST)
     rescored = 10 * limit if condition or len(question.sought) == 1 else max(_RESCORED, 10 * limit)
     use_lists = True
@@ -359,6 +363,7 @@ async def find_sections(
             rescored,
             use_lists,
             configuration,
+            asked_in,
             *values,
         )
         rows = await perform(
