@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import chain
 from typing import NamedTuple
+from uuid import UUID
 
 from ..markup import heading_text
 
@@ -50,6 +51,11 @@ def cut_sections(data: bytes) -> list[Section]:
             repeated[digest] = repeated.get(digest, 0) + 1
             sections.append(Section(first, last - first, headings, key.hexdigest()))
     return sections
+
+
+def key_of(headings: str, text: str) -> UUID:
+    """The key of a section of that text, where it is the first such one of its document."""
+    return UUID(bytes=blake2b(f"{headings}\0{text}".encode(errors="surrogatepass"), digest_size=16).digest())
 
 
 # --- headings
