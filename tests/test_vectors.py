@@ -569,7 +569,7 @@ async def test_settings_stay_those_of_the_session() -> None:
 async def test_statements_stay_prepared() -> None:
     """asyncpg keeps none of more than 15 kB."""
     sql = build_near_search(
-        "document.id, " * 20, "x" * 300, "public", more="x" * 100, with_words=True, demands=True, depth=1000, exact=True
+        "document.id, " * 20, "x" * 150, "public", more="x" * 100, with_words=True, demands=True, depth=1000, exact=True
     )
     assert len(sql) < 15 * 1024
 
