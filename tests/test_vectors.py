@@ -12,6 +12,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from math import sqrt
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,8 +22,8 @@ import database as db
 from database import Settings
 from database.connect_db import Record
 from database.document_batches import delete_documents, insert_documents
-from database.search import hybrid
 from database.search.hybrid import build_near_search
+from database.search.ranking import search_with
 from database.search.retrieval import Mode
 from database.search.vectors import PROBE
 
@@ -390,10 +391,11 @@ async def test_ingestion_with_another_model_stores_the_texts(tmp_path: Path) -> 
 
 
 def cosine(one: list[float], other: list[float]) -> float:
-    def product(a: list[float], b: list[float]) -> float:
-        return sum(x * y for x, y in zip(a, b, strict=True))
+    return sumprod(one, other) / sqrt(sumprod(one, one) * sumprod(other, other))
 
-    return product(one, other) / (product(one, one) * product(other, other)) ** 0.5
+
+def sumprod(one: list[float], other: list[float]) -> float:
+    return sum(x * y for x, y in zip(one, other, strict=True))
 
 
 @pytest.mark.usefixtures("garden")
@@ -469,7 +471,7 @@ async def test_wrong_questions() -> None:
         ({"mode": "hybrid", "vector": [1.0] * DIMENSIONS, "limit": -1}, "limit"),
     ):
         with pytest.raises(db.DocumentError, match=complaint):
-            await db.search_sections("tea", **arguments)  # type: ignore[arg-type]
+            await db.search_sections("tea", **arguments)
     with pytest.raises(db.DocumentError, match="1 to 4,000 dimensions"):
         await db.init_section_vectors(4001)
 
@@ -590,9 +592,8 @@ async def explain_near_search() -> list[str]:
         seen.append((sql, arguments))
         return await search_with(sql, arguments, conn)
 
-    search_with = hybrid.search_with
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hybrid, "search_with", keep)
+        patch.setattr("database.search.hybrid.search_with", keep)
         await db.search_sections("", mode="vector", vector=bag_of_words("word1 word2"))
     sql, arguments = seen[0]
     async with db.get_db_connection() as conn:
