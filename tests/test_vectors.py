@@ -93,15 +93,15 @@ async def stored_vectors() -> int:
 
 
 @pytest.mark.usefixtures("garden")
-async def test_sections_are_embedded_once_with_their_headings() -> None:
+async def test_sections_are_embedded_once_with_what_they_stand_under() -> None:
     """A second call asks for nothing."""
     embed = Embedding()
     report = await db.embed_missing(embed)
     assert sorted(embed.texts) == [
-        "Green tea wants hot water, black tea boiling water.",
-        "Knead flour and water; the dough rests for an hour.",
+        "Bread\n\nKnead flour and water; the dough rests for an hour.",
         "Roses\n\n# Roses\n\nSoak them.",
         "Roses > Care\n\n## Care\n\nCut the roses in spring.",
+        "Tea\n\nGreen tea wants hot water, black tea boiling water.",
     ]
     assert (report["embedded"], report["failed"], report["missing"], report["error"]) == (4, 0, 0, None)
     calls = len(embed.calls)
@@ -134,14 +134,14 @@ async def test_text_that_moves_keeps_its_vector() -> None:
     await db.update_document_content("garden/roses", "# Roses\n\nSoak them.")
     embed = Embedding()
     assert (await db.embed_missing(embed))["embedded"] == 2
-    assert embed.texts.count("Begun anew.") == 1
+    assert embed.texts.count("Another\n\nBegun anew.") == 1
     found = await db.search_sections("", 1, mode="vector", vector=bag_of_words("hot green tea"))
     assert codes(found) == ["drinks/tea"]
 
 
 @pytest.mark.usefixtures("vectors")
 async def test_one_text_in_many_places_is_embedded_once() -> None:
-    """In many documents, and many times in one; every place is found."""
+    """In many documents, and many times in one; every place is found, and none of the documents is named in it."""
     again = "# Note\n\nNothing to declare.\n\n"
     for number in range(5):
         await db.insert_document(f"n{number}", f"n{number}", again * 4 + f"# Last\n\nThe end, {number}.")
@@ -163,7 +163,7 @@ async def test_what_has_no_text_is_not_embedded() -> None:
     await db.insert_document("text", "text", "some text")
     embed = Embedding()
     report = await db.embed_missing(embed)
-    assert embed.texts == ["some text"]
+    assert embed.texts == ["text\n\nsome text"]
     assert (report["embedded"], report["missing"]) == (1, 0)
     assert codes(await db.search_sections("", mode="vector", vector=bag_of_words("some"))) == ["text"]
 
@@ -213,7 +213,7 @@ async def test_a_text_that_is_refused_stops_no_other() -> None:
     """It stays missing, and is listed."""
     for number in range(30):
         await db.insert_document("n", f"n{number}", f"text of number {number}")
-    picky = Embedding(lambda text: text in ("text of number 7", "text of number 8"))
+    picky = Embedding(lambda text: text in ("n\n\ntext of number 7", "n\n\ntext of number 8"))
     report = await db.embed_missing(picky, batch_size=20)
     assert (report["embedded"], report["failed"], report["missing"]) == (28, 2, 2)
     assert report["error"] == "RuntimeError: this is not for me"
@@ -238,6 +238,24 @@ async def test_a_function_that_hangs_is_cut_off() -> None:
     assert (report["embedded"], report["missing"], report["error"]) == (0, 4, "no answer within 0.05 s")
     assert calls == 3
     assert (await db.embed_missing(Embedding()))["embedded"] == 4
+
+
+@pytest.mark.usefixtures("vectors")
+async def test_a_slow_function_gets_smaller_batches() -> None:
+    """What is too much for one call is done by several, and not tried again in that size."""
+    for number in range(20):
+        await db.insert_document("n", f"n{number}", f"text of number {number}")
+    sizes: list[int] = []
+
+    async def embed(texts: list[str]) -> list[list[float]]:
+        sizes.append(len(texts))
+        if len(texts) > 3:
+            await asyncio.Event().wait()
+        return [bag_of_words(text) for text in texts]
+
+    report = await db.embed_missing(embed, batch_size=8, timeout=0.5)
+    assert (report["embedded"], report["failed"], report["missing"]) == (20, 0, 0)
+    assert [size for size in sizes if size > 3] == [8, 4, 4]
 
 
 @pytest.mark.usefixtures("garden")
@@ -410,7 +428,8 @@ async def test_every_mode_finds_what_is_near() -> None:
     ]
     assert codes(text) == ["kitchen/bread"]
     assert codes(vector) == codes(both) == ["kitchen/bread", "kitchen/tea"]
-    assert vector[0]["rank"] == pytest.approx(cosine(bag_of_words(question), bag_of_words(vector[0]["text"])), abs=1e-3)
+    expected = cosine(bag_of_words(question), bag_of_words(f"Bread {vector[0]['text']}"))
+    assert vector[0]["rank"] == pytest.approx(expected, abs=1e-3)
     assert [section["rank"] for section in both] == pytest.approx([1 / 61 + 1 / 61, 1 / 62])
     for found in (vector[0], both[0]):
         assert found["snippet"] == "Knead <mark>flour</mark> and water; the <mark>dough</mark> rests for an hour."

@@ -21,7 +21,7 @@ from ..query import check_page
 from ..scalars import HALF, UnfitError
 from ..vectors import vectors
 from .ranking import build_fits, read_condition
-from .sections import key_of
+from .sections import SEPARATOR, key_of
 from .vectors import PROBE, PROBE_KEY, Space, find_space, init_section_vectors, run
 
 log = logging.getLogger("database")
@@ -30,12 +30,16 @@ log = logging.getLogger("database")
 Embed = Callable[[list[str]], Awaitable[Iterable[Any]]]
 
 TIMEOUT = 60.0  # seconds for one call of it
-_BATCH = 64
+_BATCH, _LARGEST = 64, 1_000
 _SAME = 0.01  # the cosine distance of two answers of one model to one text, at the most; those of two are far apart
 
 
 class _EmbeddingError(Exception):
     """The function has failed; the text says how."""
+
+
+class _SlowError(_EmbeddingError):
+    """It has taken too long."""
 
 
 async def _ask(embed: Embed, texts: list[str], dimensions: int, timeout: float) -> list[str]:
@@ -52,7 +56,7 @@ async def _ask(embed: Embed, texts: list[str], dimensions: int, timeout: float) 
             is_async = inspect.isawaitable(waiting)
             answer = list(await waiting) if is_async else []
     except TimeoutError as exc:
-        raise _EmbeddingError(f"no answer within {timeout:g} s") from exc
+        raise _SlowError(f"no answer within {timeout:g} s") from exc
     except Exception as exc:
         raise _EmbeddingError(f"{type(exc).__name__}: {exc}") from exc
     if not is_async:
@@ -102,11 +106,15 @@ _CLAIM = """
          WHERE vector.busy_until < statement_timestamp()
         RETURNING key
     )
-    SELECT wanted.key, claimed.key IS NOT NULL AS is_claimed, piece.headings, piece.text
+    SELECT wanted.key, claimed.key IS NOT NULL AS is_claimed, piece.name, piece.headings, piece.text
       FROM wanted
       LEFT JOIN claimed USING (key)
       LEFT JOIN LATERAL (
         SELECT section.headings,
+               CASE WHEN NOT EXISTS (SELECT
+                                       FROM document_section AS other
+                                      WHERE other.key = wanted.key AND other.document_id <> section.document_id)
+                    THEN document.name ELSE '' END AS name,
                section_text(bytes, starts[place], coalesce(starts[place + 1], octet_length(bytes)) - starts[place])
                    AS text
           FROM document_section AS section
@@ -117,7 +125,7 @@ _CLAIM = """
             OFFSET 0
          ) AS whole
          WHERE section.key = wanted.key AND place IS NOT NULL
-           AND indexed_state = document_state(document.language, name, content_hash)
+           AND indexed_state = document_state(document.language, document.name, content_hash)
          LIMIT 1
       ) AS piece ON claimed.key IS NOT NULL
      ORDER BY wanted.key
@@ -169,16 +177,25 @@ _LIST = """
 
 
 class _Text(NamedTuple):
-    """A text that is to be embedded, and the *key* of the sections that have it."""
+    """
+    A text that is to be embedded, and the *key* of the sections that have it.
+
+    The *name* is that of its document, empty where several have it.
+    """
 
     key: UUID
+    name: str
     headings: str
     text: str
 
     @property
     def whole(self) -> str:
-        """What the function is given."""
-        return f"{self.headings}\n\n{self.text}".strip()
+        """What the function is given; empty where there is no text, whatever it is called."""
+        if not self.text.strip():
+            return ""
+        is_named = self.headings == self.name or self.headings.startswith(self.name + SEPARATOR)
+        path = self.headings if is_named else SEPARATOR.join(filter(None, (self.name, self.headings)))
+        return f"{path}\n\n{self.text}".strip()
 
     @property
     def first(self) -> UUID:
@@ -223,18 +240,19 @@ async def embed_missing(
     """
     Store the vectors of all sections that have none; *embed* is an async function from texts to vectors.
 
-    It is given the headings and the text of up to *batch_size* sections, and has *timeout* seconds for each call. Where
-    it fails, halves of the batch are tried, so that one text that it refuses stops no other; where it does not even
-    embed a short sentence, it is not called again. What it has not done is done by the next call. Any number of workers
-    may do this at once, each for other texts; what one that was cancelled has claimed is free after two timeouts.
+    It is given the name of the document, the headings and the text of up to *batch_size* sections, and has *timeout*
+    seconds for each call. Where it fails, halves of the batch are tried, so that one text that it refuses stops no
+    other; where it does not even embed a short sentence, it is not called again. What it has not done is done by the
+    next call. Any number of workers may do this at once, each for other texts; what one that was cancelled has claimed
+    is free after two timeouts. In a transaction of *conn*, others who come to the same texts wait for its end.
 
     Returns a dict: `embedded` texts, `failed` ones, `missing` sections that still have no vector, `error` (what *embed*
     said last, None if nothing), `seconds`. *where* is a condition on the documents. Raises `SchemaError` without
     pgvector, and `DocumentError` where the vectors that are stored are of another model: it answers a sentence
     otherwise, or with other dimensions.
     """
-    if batch_size < 1 or timeout <= 0:
-        raise DocumentError("batch_size is at least 1, and timeout more than 0 seconds")
+    if not 1 <= batch_size <= _LARGEST or timeout <= 0:
+        raise DocumentError(f"batch_size is 1 to {_LARGEST:,}, and timeout more than 0 seconds")
     began = time.monotonic()
     work = _Embedding(embed, batch_size, timeout, conn)
     space = await find_space(conn)
@@ -297,7 +315,9 @@ class _Embedding:
                 return
             last = rows[-1]["key"]
             keys = [row["key"] for row in rows if row["is_claimed"]]
-            texts = [_Text(row["key"], row["headings"], row["text"]) for row in rows if row["text"] is not None]
+            texts = [
+                _Text(row["key"], row["name"], row["headings"], row["text"]) for row in rows if row["text"] is not None
+            ]
             try:
                 goes_on = not texts or (await self._is_recognized(space) and await self._embed_texts(space, texts))
             except Exception:
@@ -335,6 +355,8 @@ class _Embedding:
                 self.failed += 1
                 return True
             half = len(texts) // 2
+            if isinstance(exc, _SlowError):
+                self._batch_size = min(self._batch_size, half)
             return await self._embed_batch(space, texts[:half]) and await self._embed_batch(space, texts[half:])
         found = dict(zip(wholes, answer, strict=True))
         await self._store(space, {key: found[text.whole] for text in texts for key in (text.key, text.first)})

@@ -34,7 +34,8 @@ from .ranking import (
 from .vectors import Space
 
 _FUSION = 60
-_DEPTH = 100  # places of each half that count, as in the measurements of docs/search.md
+_DEPTH = 100  # places of each half that count
+_BREADTH = 100  # of the search in the index; more finds what is near more certainly
 _VECTOR = PARAMETERS + 1
 
 # Settings of pgvector (https://github.com/pgvector/pgvector#iterative-index-scans), for this statement alone: local to
@@ -157,7 +158,7 @@ def build_near_search(
         few="false" if condition is None else "(SELECT are_few FROM few)",
         put_back=_PUT_BACK,
     )
-    settings = _SETTINGS.format(breadth=max(40, min(depth, 1_000)))
+    settings = _SETTINGS.format(breadth=max(_BREADTH, min(depth, 1_000)))
     if with_words:
         words = f"{build_candidates(condition, gate='true')}, {settings}"
         ranked = _BY_BOTH.format(fusion=_FUSION, depth=depth)
@@ -191,7 +192,7 @@ async def find_near_sections(
     with_words = with_words and bool(question)
     demands = bool(question.demanded or question.excluded)
     limit = min(wanted.limit, MOST)
-    depth, rescored, exact = max(_DEPTH, limit), most_ranked(limit), wanted.exact
+    depth, rescored, exact = max(_DEPTH, limit) if with_words else 4 * limit, most_ranked(limit), wanted.exact
     while True:
         sql = build_near_search(
             columns, condition, space.schema,
