@@ -35,6 +35,7 @@ from .vectors import Space
 
 _FUSION = 60
 _DEPTH = 100  # places of each half that count
+_SHALLOW = 40  # where there are no halves
 _BREADTH = 100  # of the search in the index; more finds what is near more certainly
 _VECTOR = PARAMETERS + 1
 
@@ -120,7 +121,7 @@ _FACTS = """
 # For the types of the parameters that only the words need.
 _UNUSED = """,
     unused AS (
-        SELECT $1::text[], $2::text[], $3::text[], $5::integer[], $8::integer, $9::boolean, $10::text
+        SELECT $1::text[], $2::text[], $3::text[], $5::integer[], $8::bigint, $9::boolean, $10::text
     )
 """
 
@@ -170,6 +171,13 @@ def build_near_search(
     )
 
 
+def _deep_enough(depth: int, least: int) -> int:
+    """A *depth* of at least *least*, one of few: there is a statement for each."""
+    while depth < least:
+        depth *= 4
+    return depth
+
+
 async def find_near_sections(
     question: Question,
     vector: str,
@@ -192,7 +200,8 @@ async def find_near_sections(
     with_words = with_words and bool(question)
     demands = bool(question.demanded or question.excluded)
     limit = min(wanted.limit, MOST)
-    depth, rescored, exact = max(_DEPTH, limit) if with_words else 4 * limit, most_ranked(limit), wanted.exact
+    depth = _deep_enough(_DEPTH, limit) if with_words else _deep_enough(_SHALLOW, 2 * limit)
+    rescored, exact = most_ranked(limit), wanted.exact
     while True:
         sql = build_near_search(
             columns, condition, space.schema,
