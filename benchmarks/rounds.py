@@ -15,7 +15,7 @@ import asyncpg
 from . import memory
 from .address import Address
 from .corpus import write_corpus
-from .dataset import code_of, fill_documents, fill_turns, index_documents, make_tables, threads_for
+from .dataset import OF_DOCUMENTS, code_of, fill_documents, fill_turns, index_documents, make_tables, threads_for
 from .items import TABLES, make_items
 from .load import Measure
 from .operations import POOL_SIZE
@@ -234,9 +234,9 @@ async def _run_ingestion(run: Run) -> None:
     async with _start(run, names, address, facts) as systems:
         for number in range(run.plan.rounds):
             run.progress(f"ingestion, round {number + 1} of {run.plan.rounds}")
-            await execute(address, "TRUNCATE document, copied", "CHECKPOINT")
+            await execute(address, f"TRUNCATE {OF_DOCUMENTS}, copied", "CHECKPOINT")
             await _run_round(run, systems, "ingest-new", 1, number)
-            await execute(address, "VACUUM ANALYZE document", "VACUUM ANALYZE copied", "CHECKPOINT")
+            await execute(address, f"VACUUM ANALYZE {OF_DOCUMENTS}, copied", "CHECKPOINT")
             await _run_round(run, systems, "ingest-again", 1, number)
 
 
@@ -292,7 +292,7 @@ async def _run_ingestion_memory(run: Run) -> None:
 
     async def ingest(files: int) -> int:
         folder = await asyncio.to_thread(_corpus, run, files)
-        await execute(address, "TRUNCATE document")
+        await execute(address, f"TRUNCATE {OF_DOCUMENTS}")
         return await memory.measure_peak(memory.INGEST, address, files, run.workspace, folder)
 
     await _measure_memory(
