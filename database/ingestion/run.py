@@ -26,6 +26,7 @@ from ..document_batches import (
 from ..exceptions import ConnectionPoolError, DatabaseError, DocumentError, IngestionError, OutcomeUnknownError, reason
 from ..search.embedding import Embed, embed_stored
 from ..search.refresh import refresh_lists
+from ..search.waiting_words import merge_waiting_words_soon
 from .file_thread import FileThread
 from .source_documents import Batch, Comparison, DocumentRow, Failure, Source, code_of, compare_files, read_batch
 from .source_files import SourceTree
@@ -106,6 +107,7 @@ class IngestionRun:
         if self._dry_run or self._conn is not None or not (self._counts["inserted"] or self._counts["updated"]):
             return
         try:
+            await merge_waiting_words_soon()
             await refresh_lists()
         except DatabaseError as exc:  # what was stored is stored, and found
             log.warning(

@@ -40,9 +40,17 @@ def text_search_configuration(language: str) -> str | None:
     return _CONFIGURATIONS.get(code, "simple")
 
 
-_READ = 6_000  # characters of a text
-_ENOUGH = 800  # characters without code
-_CODE = re.compile(r"(?ms)^ *(```|~~~).*?(?:^ *\1|\Z)|`[^`\n]*`|<[^<>\n]*>|\]\([^)\n]*\)|https?://\S+")
+_READ = 3_000  # characters of a text
+_ENOUGH = 600  # characters without code
+# What is no prose, and what it begins with: alone, each of them is found in a fraction of the time.
+_CODE = (
+    ("```", re.compile(r"```.*?(?:\n *```|\Z)", re.DOTALL)),
+    ("~~~", re.compile(r"~~~.*?(?:\n *~~~|\Z)", re.DOTALL)),
+    ("`", re.compile(r"`[^`\n]*`")),
+    ("<", re.compile(r"<[^<>\n]*>")),
+    ("](", re.compile(r"\]\([^)\n]*\)")),
+    ("http", re.compile(r"https?://\S+")),
+)
 _WORD = re.compile(r"[^\s\d!-/:-@\[-`{-~\u0080-\u00BF\u060C\u0964\u2000-\u206F]+")  # with signs on letters, as in Hindi
 _ASCII_WORD = re.compile(r"[a-z]+")  # the same in a fifth of the time
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -72,11 +80,12 @@ def guess_language(text: str) -> str | None:
     PostgreSQL's text search configuration for the language that *text* is written in; None where it does not say.
 
     "simple" for languages that PostgreSQL does not stem, Chinese, Japanese, Korean and Thai among them. Reads the first
-    6,000 characters at most, without Markdown's code. A sentence is enough for most languages, a single word seldom is.
+    3,000 characters at most, without Markdown's code. A sentence is enough for most languages, a single word seldom is.
     """
     text = text[:_READ]
-    if "`" in text or "<" in text or "http" in text or "~~~" in text:
-        text = _CODE.sub(" ", text)
+    for beginning, code in _CODE:
+        if beginning in text:
+            text = code.sub(" ", text)
     text = text[:_ENOUGH].lower()
     words = Counter((_ASCII_WORD if text.isascii() else _WORD).findall(text))
     # a letter of such a script says about as much as three of an alphabet
