@@ -611,11 +611,14 @@ async def test_the_index_is_used_where_there_are_many() -> None:
     """The plan of a search among many vectors scans the index, and not all of them."""
     await db.init_section_vectors(DIMENSIONS)
     await store_many(6_000)
-    plan = "\n".join(await explain_near_search())
-    assert "section_vector_embedding_index" in plan
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        plan = await explain_near_search(mode)
+        assert "section_vector_embedding_index" in plan
+        assert "Order By: (embedding <=> (InitPlan" in plan  # and not the text of a parameter, read for every row
 
 
-async def explain_near_search() -> list[str]:
+async def explain_near_search(mode: str) -> str:
+    """The plan of a search, with the values of its parameters or without."""
     seen: list[tuple[str, Any]] = []
 
     async def keep(sql: str, arguments: Any, conn: Any) -> list[Record]:
@@ -627,7 +630,8 @@ async def explain_near_search() -> list[str]:
         await db.search_sections("", mode="vector", vector=bag_of_words("word1 word2"))
     sql, arguments = seen[0]
     async with db.get_db_connection() as conn:
-        return [row[0] for row in await conn.fetch(f"EXPLAIN {sql}", *arguments)]
+        await conn.execute(f"SET plan_cache_mode = {mode}")
+        return "\n".join([row[0] for row in await conn.fetch(f"EXPLAIN {sql}", *arguments)])
 
 
 # --- without pgvector

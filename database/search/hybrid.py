@@ -41,10 +41,12 @@ _VECTOR = PARAMETERS + 1
 
 # Settings of pgvector (https://github.com/pgvector/pgvector#iterative-index-scans), for this statement alone: local to
 # its transaction, and put back at its end, for a transaction of the caller goes on. They take effect because the scan
-# begins with a look at them.
+# begins with a look at them. The vector of the question is among them for the statement to read it once: a generic plan
+# would read the text of a parameter again for every row.
 _SETTINGS = """
     settings AS MATERIALIZED (
-        SELECT before.*, set_config('hnsw.iterative_scan', 'relaxed_order', true) AS new_scan,
+        SELECT before.*, {question} AS question,
+               set_config('hnsw.iterative_scan', 'relaxed_order', true) AS new_scan,
                set_config('hnsw.ef_search', '{breadth}', true) AS new_breadth,
                set_config('hnsw.max_scan_tuples', '2147483647', true) AS new_length
           FROM (SELECT current_setting('hnsw.iterative_scan', true) AS scan,
@@ -144,7 +146,7 @@ def build_near_search(
     Of documents that fit the *condition*, whose parameters begin with $13. Each half has *depth* places. *demands* says
     that there are words that must or must not occur, *exact* that all vectors are to be looked at.
     """
-    distance = f"(vector.embedding OPERATOR({schema}.<=>) ${_VECTOR}::text::{schema}.halfvec)"
+    distance = f"(vector.embedding OPERATOR({schema}.<=>) (SELECT question FROM settings))"
     parts = {
         "distance": distance,
         "order": f"{distance} + 0" if exact else distance,  # what no index has
@@ -159,7 +161,8 @@ def build_near_search(
         few="false" if condition is None else "(SELECT are_few FROM few)",
         put_back=_PUT_BACK,
     )
-    settings = _SETTINGS.format(breadth=max(_BREADTH, min(depth, 1_000)))
+    question = f"${_VECTOR}::text::{schema}.halfvec"
+    settings = _SETTINGS.format(breadth=max(_BREADTH, min(depth, 1_000)), question=question)
     if with_words:
         words = f"{build_candidates(condition, gate='true')}, {settings}"
         ranked = _BY_BOTH.format(fusion=_FUSION, depth=depth)

@@ -110,13 +110,13 @@ def vector_text(vector: Any, space: Space, owner: str) -> str:
 
 _CREATE_EXTENSION = "CREATE EXTENSION IF NOT EXISTS vector"
 # Of 16 bits: half the size, and the same order of what is found but for ties. Not compressed, and in the row itself up
-# to 4,000 dimensions: a look at all of them takes a fraction of the time.
+# to 4,000 dimensions: a look at all of them takes a fraction of the time. What is missing is found in the primary key.
 _CREATE = """
     CREATE TABLE section_vector (
         key        uuid NOT NULL,
         embedding  {schema}.halfvec({dimensions}),
         busy_until timestamptz,
-        PRIMARY KEY (key)
+        PRIMARY KEY (key) INCLUDE (busy_until)
     ) WITH (toast_tuple_target = 8160);
     COMMENT ON TABLE section_vector IS 'Vectors of texts, by the keys of the sections that have them';
     COMMENT ON COLUMN section_vector.embedding IS 'NULL where there is nothing to embed, and before it was done';
@@ -220,8 +220,10 @@ async def drop_section_vectors(*, conn: Connection | None = None) -> bool:
 
 _IS_THERE = "SELECT to_regclass('section_vector') IS NOT NULL"
 _SWEEP = """
-    DELETE FROM section_vector AS vector
-     WHERE NOT EXISTS (SELECT FROM document_section AS section WHERE section.key = vector.key)
+    DELETE FROM section_vector
+     WHERE key IN (SELECT vector.key
+                     FROM section_vector AS vector
+                    WHERE NOT EXISTS (SELECT FROM document_section AS section WHERE section.key = vector.key))
        AND key <> $1 AND (busy_until IS NULL OR busy_until < clock_timestamp())
 """
 
