@@ -20,7 +20,7 @@ from .address import Address
 from .load import run_callers, run_once
 from .workloads import Facts, Workloads, comparable
 
-_ONCE = ("ingest-new", "ingest-again", "many-insert", "many-upsert-new", "many-upsert-again")
+_ONCE = ("ingest-new", "ingest-merge", "ingest-again", "many-insert", "many-upsert-new", "many-upsert-again")
 
 
 async def serve(answers: TextIO) -> None:

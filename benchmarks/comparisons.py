@@ -76,6 +76,7 @@ LINES = (
     Line("search-middling", 1, "search, middling", "ms", (_faster(),)),
     Line("search-common", 1, "search, common", "ms", (_faster(),)),
     Line("ingest-new", 1, "ingest, new", "s", (_faster(1.3),)),
+    Line("ingest-merge", 1, "  then in the background", "s", ()),
     Line("ingest-again", 1, "ingest, again", "s", (_faster(50),)),
     Line("held-get", 1, "get_by_id, conn=", "/s", (_faster(1 / 1.15),)),
     Line("held-update", 1, "update_by_id, conn=", "/s", (_faster(1 / 1.15),)),

@@ -22,6 +22,9 @@ from .server import execute
 from .words import COMMON, MIDDLING, RARE, make_sentences
 
 RARE_DOCUMENTS = 10
+OF_DOCUMENTS = (
+    "document, document_section, document_head, document_head_lexeme, document_head_segment, document_head_state"
+)
 _LOADERS = 2  # the time goes into making tsvectors, in the server
 
 # Two of the peers read every column of their table: this one spares them what belongs to the search.

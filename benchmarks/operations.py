@@ -55,6 +55,7 @@ class Operations:
     far_page: Callable[[int, int, str], Awaitable[Sequence[Row]]] | None = None  # size, offset, id of the last before
     search: Callable[[str], Awaitable[Sequence[Row]]] | None = None
     store_new: Callable[[Path, Sequence[File]], Awaitable[int]] | None = None
+    merge_words: Callable[[], Awaitable[None]] | None = None  # what `store_new` leaves to the background
     store_again: Callable[[Path, Sequence[File]], Awaitable[int]] | None = None
     items: Items | None = None  # through the system's pool
     held_items: Items | None = None  # through one connection of asyncpg's own

@@ -66,6 +66,7 @@ class Workloads:
             **{name: (operations.search and facts.documents, self._search(word)) for name, word in _WORDS.items()},
             "chat": (operations.save_turn and facts.threads, self._save),
             "ingest-new": (operations.store_new and self._files, self._store_new),
+            "ingest-merge": (operations.merge_words and self._files, self._merge_words),
             "ingest-again": (operations.store_again and self._files, self._store_again),
             "many-insert": (operations.insert_items and facts.items, self._insert_items),
             "many-upsert-new": (operations.upsert_items and facts.items, self._upsert_items),
@@ -125,6 +126,10 @@ class Workloads:
         assert self.operations.store_new is not None
         stored = await self.operations.store_new(Path(self.facts.folder), self._files)
         _expect(stored == len(self._files), "ingest-new", str(stored))
+
+    async def _merge_words(self, caller: int) -> None:
+        assert self.operations.merge_words is not None
+        await self.operations.merge_words()
 
     async def _store_again(self, caller: int) -> None:
         assert self.operations.store_again is not None

@@ -82,9 +82,11 @@ from .schema import (
     temporary_schema,
     verify_schema,
 )
-from .search.ranking import search_sections
+from .search.embedding import embed_missing, list_missing_embeddings
 from .search.refresh import refresh_search_index
+from .search.retrieval import search_sections
 from .search.suggestions import suggest_terms
+from .search.vectors import drop_section_vectors, init_section_vectors
 from .settings import Settings, configure, get_settings
 
 __version__ = "2.0.0"
@@ -116,6 +118,8 @@ __all__ = [
     "delete_document",
     "delete_thread_history",
     "drop_project_schema",
+    "drop_section_vectors",
+    "embed_missing",
     "embedded",
     "enable_row_security",
     "ensure_project_schema",
@@ -143,10 +147,12 @@ __all__ = [
     "ingest_files_batch",
     "init_chat_history_table",
     "init_document_table",
+    "init_section_vectors",
     "insert_document",
     "is_pool_active",
     "iter_documents",
     "list_documents_page",
+    "list_missing_embeddings",
     "migrate",
     "migration_status",
     "ping_postgres",

@@ -20,7 +20,7 @@ from .exceptions import DocumentError, confidential
 from .ids import as_uuid, uuid7
 from .query import check_page
 from .schema import apply_migration
-from .search import text_search_configuration
+from .search import guess_language, text_search_configuration
 from .search.ranking import MARKS, Wanted, find_sections
 from .search.refresh import cut_documents
 from .search.sections import Section, cut_sections
@@ -32,7 +32,8 @@ Document = dict[str, Any]
 
 MAX_CODE = 2_000  # bytes of UTF-8; an index entry holds 2,704 bytes with the id
 MAX_CONTENT = 64 * 2**20  # bytes of UTF-8; PostgreSQL's own limit for everything in one row is 1 GB
-_DEFAULT_LANGUAGE = "english"
+_DEFAULT_LANGUAGE = "english"  # where the text does not say
+_GUESSED_FROM = 3_000  # characters
 _ATTEMPTS = 10
 _ITER_ROWS, _ITER_BYTES = 256, 4 * 2**20
 _COLUMNS = """
@@ -96,7 +97,7 @@ def row_of(document: Mapping[str, Any]) -> Row:
         document["name"],
         document["content"],
         encode_metadata(document.get("metadata"), DocumentError, _named(code)),
-        _configuration(code, document.get("language")),
+        _language_of(document),
         document.get("source"),
         hashlib.sha256(data).digest(),
         cut_sections(data),
@@ -216,7 +217,7 @@ async def insert_document(
     """
     Store a new document and return it.
 
-    *language* is that of the text, a name ("german") or an ISO code ("de"); English if not given. Raises
+    *language* is that of the text, a name ("german") or an ISO code ("de"); guessed if not given. Raises
     `DocumentError` where the code is taken (`sqlstate` 23505), where *metadata* is not JSON, and where PostgreSQL
     cannot store the text (a NUL character, more than 64 MiB).
     """
@@ -571,7 +572,8 @@ async def search_documents(
     the `heading` path ("Install > Linux") and a `snippet`, its best passage with the words between *marks*; *escape*
     makes the text around them safe within HTML.
 
-    *language* confines the search to documents in it. *where* is a condition on the columns of documents as in
+    Documents in the language that the question seems to be in come first; *language* confines the search to documents
+    in it. *where* is a condition on the columns of documents as in
     `BaseRepository`: `{"metadata.team": "x", "code": {"$startswith": "a/"}}`. *content* False leaves the whole text
     out. *exact*: also where common words are searched for in a large collection, certainly the best, however long that
     takes; without, they nearly always are.
@@ -832,11 +834,14 @@ def check_codes(codes: Sequence[str]) -> None:
         raise DocumentError("codes is a list of codes, not a str")
 
 
-def _configuration(code: str, language: str | None) -> str:
-    if language is None:
-        return _DEFAULT_LANGUAGE
-    configuration = text_search_configuration(language)
+def _language_of(document: Mapping[str, Any]) -> str:
+    """PostgreSQL's name for the language that is given, or in which name and content seem to be written."""
+    given = document.get("language")
+    if given is None:
+        return guess_language(f"{document['name']}\n{document['content'][:_GUESSED_FROM]}") or _DEFAULT_LANGUAGE
+    configuration = text_search_configuration(given)
     if configuration is None:
-        about = f"the language of {_named(code)}" if code else "language="
-        raise DocumentError(f"{about} is a name such as 'german' or an ISO 639-1 code such as 'de'")
+        raise DocumentError(
+            f"the language of {_named(document['code'])} is a name such as 'german' or an ISO 639-1 code such as 'de'"
+        )
     return configuration

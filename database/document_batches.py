@@ -19,6 +19,7 @@ from .exceptions import (
     OutcomeUnknownError,
     confidential,
 )
+from .search.waiting_words import LET_THEM_WAIT
 from .search.writing import binary_arrays, headings_array, insert_sections, state_of
 
 _CHUNK = 64 * 2**10  # bytes that are handed to the driver at once: it copies what it is handed, and then sends it
@@ -111,6 +112,7 @@ async def _copy(rows: list[Row], conn: Connection) -> int:
     """How many of *rows* were stored."""
 
     async def copy(c: Connection) -> str:
+        await c.execute(LET_THEM_WAIT)
         status = await c.copy_to_table("document", source=_copy_stream(rows), columns=_COPIED, format="binary")
         await c.execute(_COPY_SECTIONS, [row.id for row in rows], [headings_array(row.sections) for row in rows])
         return status

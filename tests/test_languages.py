@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +85,7 @@ async def test_every_configuration_that_we_name_is_there(database: Settings) -> 
         *(("simple", sentence) for sentence in CHINESE + JAPANESE + KOREAN + THAI),
         (None, ""),
         (None, "Roses"),
+        (None, "y tea fire"),
         (None, "12345 != 67890"),
         (None, "xkcd qwertz asdf jkl zxcv"),
     ],
@@ -104,3 +107,37 @@ def test_any_text_may_be_asked_about(text: str) -> None:
     """No text is an error, and the answer is a configuration that PostgreSQL has."""
     language = guess_language(text)
     assert language is None or text_search_configuration(language) == language
+
+
+async def test_a_document_is_in_the_language_it_seems_to_be_in(database: Settings) -> None:
+    """Where none was given; what was given stays, and where nothing is to be seen, it is English."""
+    german = "Die Rosen werden im Frühling geschnitten."
+    assert (await db.insert_document("Rosen", "a", german))["language"] == "german"
+    assert (await db.insert_document("Rosen", "b", german, language="fr"))["language"] == "french"
+    assert (await db.upsert_document("Rosen", "b", german + " Und gedüngt."))["language"] == "french"
+    assert (await db.upsert_document("n", "c", "12345"))["language"] == "english"
+    assert (await db.upsert_document("庭", "d", "庭のバラ"))["language"] == "simple"
+
+
+async def test_a_file_that_has_not_changed_keeps_its_language(database: Settings, tmp_path: Path) -> None:
+    """Whoever named it once need not name it again."""
+    file = tmp_path / "a.md"
+    file.write_text("Die Rosen werden im Frühling geschnitten.")
+    await db.ingest_directory(tmp_path, language="fr")
+    assert (await db.ingest_directory(tmp_path))["unchanged"] == 1
+    assert (await db.get_list_of_documents())[0]["language"] == "french"
+    file.write_text("Die Rosen werden im Herbst nicht geschnitten.")
+    assert (await db.ingest_directory(tmp_path))["updated"] == 1
+    assert (await db.get_list_of_documents())[0]["language"] == "german"
+
+
+async def test_a_question_finds_documents_in_its_language_first(database: Settings) -> None:
+    """Also where another one says the words more often; a word alone is in no language."""
+    await db.insert_document("Rosen", "english", "Rosen, Rosen and Rosen: the lawyers of the roses.")
+    await db.insert_document("Garten", "german", "Die Rosen werden im Frühling geschnitten, und die Hecke im Herbst.")
+    for number in range(20):
+        await db.insert_document("Filler", f"filler {number}", "There is nothing of that in what we have to say here.")
+        await db.insert_document("Füller", f"füller {number}", "Davon ist in dem nicht die Rede, was wir hier sagen.")
+    assert [row["code"] for row in await db.search_documents("Rosen")] == ["english", "german"]
+    found = await db.search_documents("Wann schneide ich die Rosen?")
+    assert [row["code"] for row in found][:2] == ["german", "english"]

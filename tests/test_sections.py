@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import database as db
 from database import Settings
 from database.document_batches import delete_documents, insert_documents, upsert_documents
-from database.search.sections import LONGEST, cut_sections, passage_of
+from database.search.sections import LONGEST, cut_sections, key_of, passage_of
 
 TEXT = "intro\n\n# One\n\nfirst\n\n## Two\n\nsecond\n\n# Three\n\nthird\n"
 
@@ -91,6 +91,14 @@ def test_a_change_leaves_most_sections_as_they_are() -> None:
     after = {each.key for each in cut_sections("\n\n".join(paragraphs).encode())}
     assert len(before) > 50
     assert len(after - before) < 12
+
+
+def test_a_key_does_not_depend_on_the_space_around_a_text() -> None:
+    """Which changes with what stands before and behind; it is the one that `key_of` has for the text alone."""
+    first, _ = cut_sections(b"# Tea\n\nhot\n\n\n# Bread\n\nwarm")
+    (alone,) = cut_sections(b"# Tea\n\nhot")
+    (indented,) = cut_sections(b"\n\n# Tea\n\nhot\n")
+    assert first.key == alone.key == indented.key == key_of("Tea", "# Tea\n\nhot\n").hex
 
 
 # --- stored

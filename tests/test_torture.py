@@ -39,6 +39,6 @@ def test_the_tests_that_the_table_names_exist(test: str) -> None:
 def test_every_public_function_that_waits_is_cancelled() -> None:
     """But for those that open, close or describe the pool itself, or drop what the others work on."""
     of_the_pool = {"close_connection_pool", "get_pool_stats", "register_init_callback"}
-    dropping = {"drop_project_schema", "rollback"}
+    dropping = {"drop_project_schema", "drop_section_vectors", "rollback"}
     waiting = {name for name in db.__all__ if inspect.iscoroutinefunction(getattr(db, name))}
     assert waiting - of_the_pool - dropping <= set(callers_in(Path()))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import database as db
 from database import repository
+from database.search.waiting_words import merge_waiting_words
 
 from ..address import Address
 from ..items import TABLES, hold
@@ -32,6 +33,7 @@ async def connect(address: Address) -> AsyncIterator[Operations]:
             far_page=far_page,
             search=search,
             store_new=ingest,
+            merge_words=merge_waiting_words,
             store_again=ingest,
             items=Items(partial(repository.get_by_id, _ITEMS), insert_item, update_item),
             held_items=held_items(held),

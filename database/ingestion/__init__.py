@@ -17,6 +17,8 @@ from typing import Any
 from ..connect_db import Connection
 from ..document import MAX_CONTENT, upsert_document
 from ..exceptions import DocumentError, IngestionError, confidential
+from ..search.embedding import Embed, embed_stored
+from ..search.vectors import find_space
 from .file_thread import FileThread
 from .run import IngestionRun, Progress, missing_extra
 from .source_documents import (
@@ -24,6 +26,7 @@ from .source_documents import (
     check_config,
     code_of,
     configuration_of,
+    is_language,
     is_storable,
     is_text_encoding,
     read_document,
@@ -43,6 +46,7 @@ async def read_and_insert_md_file(
     *,
     metadata: Mapping[str, Any] | None = None,
     language: str | None = None,
+    embed: Embed | None = None,
     conn: Connection | None = None,
 ) -> dict[str, Any]:
     """
@@ -51,8 +55,11 @@ async def read_and_insert_md_file(
     The content is the whole text of the file. Name: the title of the front matter, else the first heading, else the
     name of the file. Metadata: the front matter, and over it *metadata*. Raises `IngestionError` where the file is
     missing, not regular, larger than 64 MiB, not valid in its *encoding* or holds a NUL, and where *code* is empty.
+    With *embed*, the document also has what that adds to the result of `ingest_files_batch`, for its own sections.
     """
     _check_encoding(encoding)
+    if embed is not None:
+        await find_space(conn)
     source = check_config({"path": file_path, "code": code, "metadata": metadata, "language": language}, "the call")
     if isinstance(source, Failure):
         raise IngestionError(f"cannot ingest {source.path}: {source.reason.removeprefix('the call: ')}")
@@ -60,7 +67,7 @@ async def read_and_insert_md_file(
         document = await asyncio.to_thread(read_document, source, encoding, MAX_CONTENT)
         if document.problem is not None:
             log.warning("%s: %s; it is stored as text only", document.path, document.problem)
-        return await upsert_document(
+        stored = await upsert_document(
             document.name, code, document.content, metadata=document.metadata, language=language, conn=conn
         )
     except SourceFileError as exc:
@@ -74,6 +81,7 @@ async def read_and_insert_md_file(
             sqlstate=exc.sqlstate,
             retryable=exc.retryable,
         ) from exc
+    return stored if embed is None else stored | await embed_stored(embed, {"code": code}, conn)
 
 
 @confidential
@@ -88,6 +96,7 @@ async def ingest_directory(
     dry_run: bool = False,
     atomic: bool = False,
     progress: Progress | None = None,
+    embed: Embed | None = None,
     max_file_size: int = MAX_CONTENT,
     conn: Connection | None = None,
 ) -> dict[str, Any]:
@@ -100,16 +109,17 @@ async def ingest_directory(
 
     *prune* deletes the documents that an ingestion with the same prefix and extension has stored and whose files are
     gone: give every tree a prefix of its own. Nothing is deleted where a directory could not be looked into; a file
-    that is there and failed is not gone. *max_file_size* is in bytes. The other options are those of
-    `ingest_files_batch`.
+    that is there and failed is not gone. *language* is that of the texts; if not given, it is guessed for each that is
+    stored. *max_file_size* is in bytes. The other options are those of `ingest_files_batch`.
     """
     _check_encoding(encoding)
     prefix, extension = _check_prefix(code_prefix), _check_extension(file_extension)
-    configuration = configuration_of(language)
-    if configuration is None:
+    if not is_language(language):
         raise IngestionError("language= is a name such as 'german' or an ISO 639-1 code such as 'de'")
     if max_file_size < 1:
         raise IngestionError("max_file_size is a number of bytes, at least 1")
+    if embed is not None:
+        await find_space(conn)
     what = printable(os.fsdecode(directory_path))
     run = IngestionRun(
         what,
@@ -118,6 +128,7 @@ async def ingest_directory(
         atomic=atomic,
         dry_run=dry_run,
         progress=progress,
+        embed=embed,
         conn=conn,
     )
     mark = code_of(prefix, f"**/*{extension}")
@@ -128,13 +139,14 @@ async def ingest_directory(
             raise IngestionError(f"cannot ingest the directory {what}: {exc}") from exc
         if progress is not None:
             run.expected = await files.run(lambda: sum(1 for _ in tree.entries()))
-        sources = await files.open(sources_in, tree, prefix, configuration, mark)
+        sources = await files.open(sources_in, tree, prefix, configuration_of(language), mark)
         async with run.transaction() as c:
             await run.store(files, sources, c)
             if prune:
                 await run.prune(files, tree, prefix, mark, c)
         await run.refresh_search()
-        return run.result(hidden=tree.hidden)
+        vectors = await run.embed()
+        return run.result(hidden=tree.hidden) | vectors
 
 
 @confidential
@@ -145,6 +157,7 @@ async def ingest_files_batch(
     atomic: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
+    embed: Embed | None = None,
     conn: Connection | None = None,
 ) -> dict[str, Any]:
     """
@@ -161,8 +174,14 @@ async def ingest_files_batch(
     bytes, path (the last one of the batch), inserted, updated, unchanged and failed; what it raises ends the ingestion.
     What was stored until then stays, unless *atomic*; so it does where the database fails, and the error says how far
     it came. With *conn*, everything happens in the transaction that it is in.
+
+    *embed*, an async function from texts to vectors, is called at the end, as by `embed_missing`, for all sections that
+    have no vector; the result then has `embedded` (texts), `missing` (sections that still have none; None where that is
+    not known) and `embedding_error` (a text, or None). Without pgvector, `SchemaError` is raised before anything else.
     """
     _check_encoding(encoding)
+    if embed is not None:
+        await find_space(conn)
     run = IngestionRun(
         f"{len(file_configs)} files",
         encoding=encoding,
@@ -170,13 +189,15 @@ async def ingest_files_batch(
         atomic=atomic,
         dry_run=dry_run,
         progress=progress,
+        embed=embed,
         conn=conn,
     )
     run.expected = len(file_configs)
     async with FileThread() as files, run.transaction() as c:
         await run.store(files, sources_of(file_configs), c)
     await run.refresh_search()
-    return run.result()
+    vectors = await run.embed()
+    return run.result() | vectors
 
 
 def _check_encoding(encoding: str) -> None:

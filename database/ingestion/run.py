@@ -24,7 +24,9 @@ from ..document_batches import (
     upsert_documents,
 )
 from ..exceptions import ConnectionPoolError, DatabaseError, DocumentError, IngestionError, OutcomeUnknownError, reason
+from ..search.embedding import Embed, embed_stored
 from ..search.refresh import refresh_lists
+from ..search.waiting_words import merge_waiting_words_soon
 from .file_thread import FileThread
 from .source_documents import Batch, Comparison, DocumentRow, Failure, Source, code_of, compare_files, read_batch
 from .source_files import SourceTree
@@ -62,6 +64,7 @@ class IngestionRun:
         atomic: bool,
         dry_run: bool,
         progress: Progress | None,
+        embed: Embed | None,
         conn: Connection | None,
     ) -> None:
         self.expected = 0
@@ -71,6 +74,7 @@ class IngestionRun:
         self._atomic = atomic
         self._dry_run = dry_run
         self._progress = progress
+        self._embed = embed
         self._conn = conn
         self._started = time.monotonic()
         self._counts = {"inserted": 0, "updated": 0, "unchanged": 0}
@@ -103,11 +107,18 @@ class IngestionRun:
         if self._dry_run or self._conn is not None or not (self._counts["inserted"] or self._counts["updated"]):
             return
         try:
+            await merge_waiting_words_soon()
             await refresh_lists()
         except DatabaseError as exc:  # what was stored is stored, and found
             log.warning(
                 "the ingestion of %s is complete, but not the lists that make searches faster: %s", self._what, exc
             )
+
+    async def embed(self) -> dict[str, Any]:
+        """Make the vectors that are missing; what that adds to the result."""
+        if self._embed is None or self._dry_run:
+            return {}
+        return await embed_stored(self._embed, None, self._conn)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection | None]:

@@ -46,12 +46,16 @@ class Failure(NamedTuple):
 
 @dataclass(slots=True)
 class Source:
-    """A file before it is read. *name* and *metadata* beat what it says itself; *mark* becomes its source."""
+    """
+    A file before it is read.
+
+    *name* and *metadata* beat what it says itself; *language* None: as its text seems; *mark* becomes its source.
+    """
 
     path: str
     code: str
     read: Callable[[int], bytes]
-    language: str
+    language: str | None
     name: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     mark: str | None = None
@@ -71,7 +75,7 @@ class SourceDocument:
     name: str
     data: bytes
     metadata: dict[str, Any]
-    language: str
+    language: str | None
     source: str | None
     size: int
     problem: str | None
@@ -92,7 +96,7 @@ class SourceDocument:
         return (
             fingerprint is not None
             and self.name == fingerprint["name"]
-            and self.language == fingerprint["language"]
+            and self.language in (None, fingerprint["language"])
             and self.source == fingerprint["source"]
             and _is_stored_as(self.metadata, fingerprint["metadata"])
             and hashlib.sha256(self.data).digest() == fingerprint["content_hash"]
@@ -208,7 +212,9 @@ def document_of(source: Source, data: bytes, encoding: str) -> SourceDocument:
     )
 
 
-def sources_in(tree: SourceTree, prefix: str, language: str, mark: str) -> Generator[Source | Failure, None, None]:
+def sources_in(
+    tree: SourceTree, prefix: str, language: str | None, mark: str
+) -> Generator[Source | Failure, None, None]:
     """The files of *tree*, each under the code `prefix/stem`."""
     with closing(tree.entries()) as entries:
         for entry in entries:
@@ -251,7 +257,7 @@ def check_config(config: object, entry: str) -> Source | Failure:
         path=shown,
         code=str(code),
         read=partial(read_source_file, config["path"]),
-        language=configuration_of(config.get("language")) or "",
+        language=configuration_of(config.get("language")),
         name=config.get("name"),
         metadata=json.loads(encode_json(dict(config.get("metadata") or {}))),
     )
@@ -269,7 +275,7 @@ def _why_wrong(config: Mapping[str, Any]) -> str | None:
         return why
     if (name := config.get("name")) is not None and not (isinstance(name, str) and is_storable(name)):
         return "the name is not a text that PostgreSQL can store"
-    if configuration_of(config.get("language")) is None:
+    if not is_language(config.get("language")):
         return "the language is a name such as 'german' or an ISO 639-1 code such as 'de'"
     if not _is_json(config.get("metadata") or {}):
         return "the metadata is not a dict that JSON can hold: dict, list, str, int, float (not NaN), bool and None"
@@ -301,10 +307,13 @@ def is_storable(text: str) -> bool:
     return "\0" not in text
 
 
+def is_language(language: object) -> bool:
+    """True for a name or a code of a language, and for None, which leaves it to the text."""
+    return language is None or configuration_of(language) is not None
+
+
 def configuration_of(language: object) -> str | None:
-    """The text search configuration for *language*, English for None; None where it is no language."""
-    if language is None:
-        return text_search_configuration("en")
+    """The text search configuration for *language*; None where it is no language."""
     return text_search_configuration(language) if isinstance(language, str) else None
 
 

@@ -10,24 +10,24 @@ all that are newer than the lists.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ..codecs import decode_json
 from ..columns import known_table, read_table
 from ..conditions import read_where
 from ..connect_db import Connection, Record, perform
 from ..exceptions import DocumentError
 from ..query import Built, check_page
 from ..select_rows import build_condition
-from . import Question, make_snippet, parse_question, text_search_configuration
+from . import Question, guess_language, make_snippet, parse_question, text_search_configuration
 from .sections import passage_of
 
 UNIT = 10_000.0  # of the impacts in the lists, which are less than 2.2
 _RESCORED = 300  # of those that the lists name
 _FEW = 3_000  # documents that a filter leaves whose sections are all looked at
 _COUNTED, _SAMPLED = 1_000, 300
+_FOREIGN = 0.3  # of a word's weight in documents of another language than the question's
 
 LEXEME_QUERY = r"""('''' || replace(replace({lexeme}, '\', '\\'), '''', '''''') || '''')"""
 
@@ -44,11 +44,11 @@ _SCORE = f"""
            WHERE term.language = section.language AND ts_match_vq(section.search, term.query)) END
 """
 # $1 alternatives, $2 what must occur, $3 what must not, $4 $5 all that count and how often, $6 how many sections of a
-# document, $7 how many at all, $8 how many are ranked exactly, $9 whether lists may be used, $10 language.
+# document, $7 how many at all, $8 how many are ranked exactly, $9 whether lists may be used, $10 language, $11 the one
+# that the question seems to be in.
+PARAMETERS = 11
 # The languages in use are found by skipping through the index (https://wiki.postgresql.org/wiki/Loose_indexscan).
-_PARAMETERS = 10
-_NEWEST = f"document_section ORDER BY id DESC LIMIT {_SAMPLED}"
-_TERMS = f"""
+USED = """
     used AS (
         (SELECT language FROM document ORDER BY language LIMIT 1)
         UNION ALL
@@ -59,7 +59,10 @@ _TERMS = f"""
                  LIMIT 1)
           FROM used
          WHERE used.language IS NOT NULL
-    ),
+    )
+"""
+_NEWEST = f"document_section ORDER BY id DESC LIMIT {_SAMPLED}"
+_TERMS = f"""{USED},
     asked AS MATERIALIZED (
         SELECT *
           FROM (SELECT language, section_query(language, $1, $2, $3) AS query,
@@ -92,7 +95,8 @@ _TERMS = f"""
     ),
     term AS MATERIALIZED (
         SELECT lexeme.*, counted,
-               occurrences * ln(1 + (greatest(sections, found) - found + 0.5) / (found + 0.5)) AS weight
+               occurrences * ln(1 + (greatest(sections, found) - found + 0.5) / (found + 0.5))
+                   * CASE WHEN language <> $11 THEN {_FOREIGN} ELSE 1 END AS weight
           FROM size
          CROSS JOIN (
             SELECT asked.language, word.lexeme, word.count AS occurrences,
@@ -171,19 +175,20 @@ _FILTER = """,
         SELECT count(*) >= 20 AND count(*) FILTER (WHERE {condition}) > 0.05 * count(*) AS fits_often
           FROM document AS this TABLESAMPLE SYSTEM (least(100, 4000.0 / greatest(
                1, pg_relation_size('document') / current_setting('block_size')::integer)))
-         WHERE (SELECT sum(counted) > {few} FROM term)
+         WHERE {gate}
     ),
     chosen AS MATERIALIZED (
         SELECT this.id
           FROM document AS this
-         WHERE (SELECT sum(counted) > {few} FROM term) AND NOT (SELECT fits_often FROM sampled) AND {condition}
+         WHERE {gate} AND NOT (SELECT fits_often FROM sampled) AND {condition}
          LIMIT {few} + 1
     ),
     few AS MATERIALIZED (
-        SELECT (SELECT sum(counted) > {few} FROM term) AND NOT (SELECT fits_often FROM sampled)
+        SELECT {gate} AND NOT (SELECT fits_often FROM sampled)
            AND (SELECT count(*) <= {few} FROM chosen) AS are_few
     )
 """
+_PAYS = f"(SELECT sum(counted) > {_FEW} FROM term)"
 _FITS = "JOIN document AS this ON this.id = section.document_id AND {condition}"
 _SCORED = """,
     headed AS MATERIALIZED (
@@ -233,10 +238,12 @@ _SCORED = """,
           FROM scored
          ORDER BY score DESC, id DESC
          LIMIT $8
-    ),
+    )
+"""
+_FOUND = """,
     placed AS (
-        SELECT best.*, row_number() OVER (PARTITION BY document_id ORDER BY score DESC, id DESC) AS place
-          FROM best
+        SELECT {ranked}.*, row_number() OVER (PARTITION BY document_id ORDER BY score DESC, id DESC) AS place
+          FROM {ranked}
     ),
     found AS MATERIALIZED (
         SELECT *
@@ -278,16 +285,20 @@ _SELECT = """,
          LIMIT $7
     )
     SELECT result.*, facts.*
-      FROM (SELECT (SELECT count(*) FROM best) AS ranked, (SELECT coalesce(bool_or(listed), false) FROM plan) AS listed,
-                   coalesce(({tail}), 0) AS tail,
-                   (SELECT CASE WHEN count(*) >= $8 THEN min(bound) ELSE 0 END FROM best_headed) AS cut) AS facts
+      FROM (SELECT {facts}) AS facts
       LEFT JOIN result ON true
      ORDER BY rank DESC, section_id DESC
 """
+_FACTS = f"""
+    (SELECT count(*) FROM best) AS ranked, (SELECT coalesce(bool_or(listed), false) FROM plan) AS listed,
+    coalesce(({_TAIL.format(unit=UNIT)}), 0) AS tail,
+    (SELECT CASE WHEN count(*) >= $8 THEN min(bound) ELSE 0 END FROM best_headed) AS cut
+"""
+NOT_FEW = "AND NOT (SELECT are_few FROM few)"
 _SPARE = 10
 _LISTED = 20_000  # of which a filter may leave few
 _ENTRIES = 15_000  # of all the lists that are read
-_MOST = 2**30
+MOST = 2**30
 MARKS = ("<mark>", "</mark>")
 _NEARLY = 1 - 1e-6  # cut-offs are of single precision
 
@@ -297,21 +308,50 @@ def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
     """
     The statement that returns *columns* of `document`, and *more*, for the best sections.
 
-    Of documents that fit the *condition* on `this`, whose parameters begin with $11.
+    Of documents that fit the *condition* on `this`, whose parameters begin with $12.
     """
-    fits = "" if condition is None else _FITS.format(condition=condition)
-    many = "" if condition is None else "AND NOT (SELECT are_few FROM few)"
+    return build_statement(build_candidates(condition), build_result("best", columns, more, _FACTS))
+
+
+def build_candidates(condition: str | None, *, gate: str = _PAYS) -> str:
+    """
+    The common table expressions up to `best`: the sections that fit the words best, with their score.
+
+    The *gate* is the condition on which it is looked whether the filter leaves few documents.
+    """
+    fits = build_fits(condition)
+    many = "" if condition is None else NOT_FEW
     scored_few = "" if condition is None else _SCORED_FEW.format(score=_SCORE)
-    filtered = "" if condition is None else _FILTER.format(few=_FEW, condition=condition)
     listed = "$8" if condition is None else str(_LISTED)
-    scored = _SCORED.format(
-        score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, spare=_SPARE, unit=UNIT
-    )
-    one, all_of_them = ("$8", _ENTRIES) if condition is None else (_MOST, _MOST)
+    scored = _SCORED.format(score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, unit=UNIT)
+    one, all_of_them = ("$8", _ENTRIES) if condition is None else (MOST, MOST)
     terms = _TERMS.replace("{entries_of_one}", str(one)).replace("{entries}", str(all_of_them))
-    selected = _SELECT.format(columns=columns, more=more, tail=_TAIL.format(unit=UNIT))
-    # asyncpg keeps no statement prepared that has more than 15 kB
-    return re.sub(r"\s+", " ", f"WITH RECURSIVE {terms}{filtered}{scored}{selected}")
+    return f"{terms}{build_filter(condition, gate)}{scored}"
+
+
+def build_filter(condition: str | None, gate: str) -> str:
+    """The common table expressions that tell whether the *condition* leaves few documents, and which."""
+    return "" if condition is None else _FILTER.format(few=_FEW, condition=condition, gate=gate)
+
+
+def build_fits(condition: str | None) -> str:
+    """The join that leaves of `section` what is of documents that fit the *condition*."""
+    return "" if condition is None else _FITS.format(condition=condition)
+
+
+def build_result(ranked: str, columns: str, more: str, facts: str) -> str:
+    """
+    What follows behind the common table expression *ranked*, which has id, document_id, key and score.
+
+    The best of them with the *columns* of their documents and *more*, and the *facts*, also where there are none.
+    """
+    selected = _SELECT.format(columns=columns, more=more, facts=facts)
+    return f"{_FOUND.format(ranked=ranked, spare=_SPARE)}{selected}"
+
+
+def build_statement(*parts: str) -> str:
+    """The *parts* as one statement: as few characters as possible, for asyncpg keeps none prepared of over 15 kB."""
+    return re.sub(r"\s+", " ", f"WITH RECURSIVE {''.join(parts)}")
 
 
 class Wanted(NamedTuple):
@@ -334,41 +374,18 @@ async def find_sections(
 
     A section has the *columns* of its document, rank, heading, section_text, and *more*.
     """
-    check_page(wanted.limit, 0, DocumentError)
-    check_page(wanted.max_per_document or 0, 0, DocumentError)
-    configuration = None if wanted.language is None else text_search_configuration(wanted.language)
-    if wanted.language is not None and configuration is None:
-        raise DocumentError("language= is a name such as 'german' or an ISO 639-1 code such as 'de'")
+    configuration = check_wanted(wanted)
     question = parse_question(search_term)
     if not wanted.limit or wanted.max_per_document == 0 or not question:
         return []
-    condition, values = await _read_condition(wanted.where, conn)
+    condition, values = await read_condition(wanted.where, PARAMETERS + 1, conn)
     sql = build_search(columns, condition, more=more)
-    limit = min(wanted.limit, _MOST)
-    rescored = 10 * limit if condition or len(question.sought) == 1 else max(_RESCORED, 10 * limit)
+    limit = min(wanted.limit, MOST)
+    rescored = 10 * limit if condition or len(question.sought) == 1 else most_ranked(limit)
     use_lists = True
     while True:
-        arguments = (
-            question.alternatives,
-            question.demanded,
-            question.excluded,
-            question.alternatives + question.demanded,
-            question.counts + (1,) * len(question.demanded),
-            min(wanted.max_per_document or limit, limit),
-            limit,
-            rescored,
-            use_lists,
-            configuration,
-            *values,
-        )
-        rows = await perform(
-            lambda c: c.fetch(sql, *arguments),  # noqa: B023 (awaited at once)
-            conn=conn,
-            kind=DocumentError,
-            doing="search documents",
-            changes=False,
-            repeatable=True,
-        )
+        arguments = (*arguments_of(question, wanted, rescored, use_lists, configuration), *values)
+        rows = await search_with(sql, arguments, conn)
         found = [row for row in rows if row["rank"] is not None]
         ranked, listed = rows[0]["ranked"], rows[0]["listed"]
         beyond = rows[0]["cut"] + rows[0]["tail"]  # no section that was not ranked is better
@@ -379,61 +396,74 @@ async def find_sections(
         elif len(found) < limit and ranked >= rescored:
             rescored *= 10
         else:
-            return [(row, _snippet_of(row, question, wanted)) for row in found]
+            return with_snippets(found, question, wanted)
+
+
+def check_wanted(wanted: Wanted) -> str | None:
+    """The configuration of the language, None for any; raises `DocumentError` where something makes no sense."""
+    check_page(wanted.limit, 0, DocumentError)
+    check_page(wanted.max_per_document or 0, 0, DocumentError)
+    configuration = None if wanted.language is None else text_search_configuration(wanted.language)
+    if wanted.language is not None and configuration is None:
+        raise DocumentError("language= is a name such as 'german' or an ISO 639-1 code such as 'de'")
+    return configuration
+
+
+async def read_condition(
+    where: Mapping[str, Any] | None, first: int, conn: Connection | None
+) -> tuple[str | None, list[Any]]:
+    """The condition on `this`, a document, and its parameters, of which $*first* is the first; None where any fits."""
+    shape, values = read_where(where)
+    if shape is None:
+        return None, []
+    table = known_table("document", "public", conn) or await read_table("document", "public", conn)
+    built: Built = table.query(("search", first, shape), lambda: build_condition(table, shape, first))
+    return built.sql, built.arguments(values)
+
+
+def most_ranked(limit: int) -> int:
+    """How many sections are ranked exactly."""
+    return max(_RESCORED, 10 * limit)
+
+
+def arguments_of(
+    question: Question, wanted: Wanted, rescored: int, use_lists: bool, configuration: str | None
+) -> tuple[Any, ...]:
+    """The first `PARAMETERS` of a statement."""
+    limit = min(wanted.limit, MOST)
+    return (
+        question.alternatives,
+        question.demanded,
+        question.excluded,
+        question.alternatives + question.demanded,
+        question.counts + (1,) * len(question.demanded),
+        min(wanted.max_per_document or limit, limit),
+        limit,
+        rescored,
+        use_lists,
+        configuration,
+        configuration or guess_language(" ".join(question.sought)),
+    )
+
+
+async def search_with(sql: str, arguments: Sequence[Any], conn: Connection | None) -> list[Record]:
+    """The rows of a search."""
+    return await perform(
+        lambda c: c.fetch(sql, *arguments),
+        conn=conn,
+        kind=DocumentError,
+        doing="search documents",
+        changes=False,
+        repeatable=True,
+    )
+
+
+def with_snippets(found: Sequence[Record], question: Question, wanted: Wanted) -> list[tuple[Record, str]]:
+    """Each row that was found, and its snippet."""
+    return [(row, _snippet_of(row, question, wanted)) for row in found]
 
 
 def _snippet_of(row: Record, question: Question, wanted: Wanted) -> str:
     text = passage_of(row["section_text"], is_first=row["start"] == 0)
     start, stop = wanted.marks
     return make_snippet(text, row["section_marks"], question.sought, start=start, stop=stop, escape=wanted.escape)
-
-
-async def _read_condition(where: Mapping[str, Any] | None, conn: Connection | None) -> tuple[str | None, list[Any]]:
-    shape, values = read_where(where)
-    if shape is None:
-        return None, []
-    table = known_table("document", "public", conn) or await read_table("document", "public", conn)
-    built: Built = table.query(("search", shape), lambda: build_condition(table, shape, _PARAMETERS + 1))
-    return built.sql, built.arguments(values)
-
-
-# --- sections
-
-
-_COLUMNS = """
-    document.id::text AS document_id, code, name, metadata::text AS metadata, language, source, created_at, updated_at
-"""
-_MORE = "coalesce(place, 1) - 1 AS position,"
-_KEYS = (
-    "document_id", "code", "name", "metadata", "language", "source", "created_at", "updated_at",
-    "position", "start", "heading", "text", "rank", "snippet",
-)  # fmt: skip
-
-
-async def search_sections(
-    search_term: str,
-    limit: int = 10,
-    *,
-    max_per_document: int | None = None,
-    language: str | None = None,
-    where: Mapping[str, Any] | None = None,
-    marks: tuple[str, str] = MARKS,
-    escape: bool = False,
-    exact: bool = False,
-    conn: Connection | None = None,
-) -> list[dict[str, Any]]:
-    """
-    The sections of documents that fit *search_term* best, best first, for retrieval; an empty list where none does.
-
-    As `search_documents`, but any number of sections of one document, or at most *max_per_document*. Each is a dict:
-    `text`, the `heading` path above it ("Install > Linux"), `rank` and `snippet`, its `position` among the sections of
-    its document (from 0) and where it begins there (`start`, in bytes of UTF-8), and of the document document_id, code,
-    name, metadata, language, source, created_at and updated_at.
-    """
-    wanted = Wanted(limit, max_per_document, language, where, exact, marks, escape)
-    sections = []
-    for row, snippet in await find_sections(search_term, wanted, _COLUMNS, more=_MORE, conn=conn):
-        section = dict(row)
-        section |= {"metadata": decode_json(row["metadata"]), "text": row["section_text"], "snippet": snippet}
-        sections.append({key: section[key] for key in _KEYS})
-    return sections

@@ -23,6 +23,8 @@ from ..connect_db import Connection, Record, get_db_transaction, perform
 from ..exceptions import DocumentError, confidential
 from .ranking import LEXEME_QUERY, UNIT
 from .sections import cut_sections
+from .vectors import sweep_vectors
+from .waiting_words import merge_waiting_words
 from .writing import REPLACE_SECTIONS, section_arrays
 
 log = logging.getLogger("database")
@@ -43,6 +45,8 @@ async def refresh_search_index() -> dict[str, Any]:
     began = time.monotonic()
     documents = await cut_documents()
     await _do("delete sections", lambda c: c.execute(_SWEEP), changes=True)
+    await merge_waiting_words()
+    await sweep_vectors()
     sections = await refresh_lists()
     lists = await _do("count lists", lambda c: c.fetchval(_COUNT_LISTS))
     return {

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import chain
 from typing import NamedTuple
+from uuid import UUID
 
 from ..markup import heading_text
 
@@ -27,7 +28,8 @@ class Section(NamedTuple):
     """
     A range of a text in bytes of UTF-8, and the *headings* it stands under.
 
-    The *key* is a hash of both, in hex, and of how often the same was there before: no two of a text are equal.
+    The *key* is a hash of both, in hex, and of how often the same was there before: no two of a text are equal. It
+    does not depend on the space around the text, which changes with what stands before and behind.
     """
 
     start: int
@@ -43,13 +45,19 @@ def cut_sections(data: bytes) -> list[Section]:
     for start, end, headings in _parts(data):
         path = headings.encode(errors="surrogatepass") + b"\0"
         for first, last in _pieces(data, start, end):
-            key = blake2b(path + data[first:last], digest_size=16)
+            key = blake2b(path + data[first:last].strip(), digest_size=16)
             digest = key.digest()
             if digest in repeated:
                 key.update(b"\0%d" % repeated[digest])
             repeated[digest] = repeated.get(digest, 0) + 1
             sections.append(Section(first, last - first, headings, key.hexdigest()))
     return sections
+
+
+def key_of(headings: str, text: str) -> UUID:
+    """The key of a section of that text, where it is the first such one of its document."""
+    path = headings.encode(errors="surrogatepass") + b"\0"
+    return UUID(bytes=blake2b(path + text.encode().strip(), digest_size=16).digest())
 
 
 # --- headings

@@ -62,6 +62,11 @@ async def _transact() -> None:
             await db.upsert_document("n", _old(), "t", conn=inner)
 
 
+async def _embed(texts: list[str]) -> list[list[float]]:
+    await asyncio.sleep(0)
+    return [[1.0, len(text)] for text in texts]
+
+
 async def _insert_pair(conn: Connection) -> None:
     await conn.execute("INSERT INTO pair VALUES ('t', 1)")
     await db.save_chat_history(1, _old(), "q", "a", conn=conn)
@@ -92,9 +97,12 @@ def callers_in(directory: Path) -> dict[str, Caller]:
         "iter_documents": _iterate,
         "get_document_count": db.get_document_count,
         "search_documents": lambda: db.search_documents("text"),
-        "search_sections": lambda: db.search_sections("text"),
-        "suggest_terms": lambda: db.suggest_terms("tekst"),
+        "search_sections": lambda: db.search_sections("text", mode="hybrid", vector=[1.0, 1.0]),
+        "suggest_terms": lambda: db.suggest_terms("texxt"),
         "refresh_search_index": db.refresh_search_index,
+        "init_section_vectors": lambda: db.init_section_vectors(2),
+        "embed_missing": lambda: db.embed_missing(_embed),
+        "list_missing_embeddings": db.list_missing_embeddings,
         "save_chat_history": lambda: db.save_chat_history(1, _old(), "q", "a"),
         "get_recent_chat_history": lambda: db.get_recent_chat_history(_old()),
         "get_chat_message_by_id": lambda: db.get_chat_message_by_id(str(uuid4())),
@@ -158,6 +166,7 @@ async def cancel_at_any_moment(plan: Plan) -> Outcome:
             await Writers.make_tables()
             for number in range(50):
                 await db.insert_document("n", f"old {number}", "text " * 200)
+            await db.init_section_vectors(2)
             pool = await db.get_connection_pool()
             await pool.execute("CREATE TABLE kept (key text PRIMARY KEY, value int)")
             async with _others(outcome), asyncio.TaskGroup() as group:
