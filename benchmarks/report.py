@@ -107,6 +107,8 @@ def _rows(plan: Plan, line: Line, systems: Iterable[str], results: Results) -> I
     callers = str(f"{line.callers:,}") if line.unit == "/s" else ""
     label = f"{line.label.format(pages=plan.pages)}, {line.unit}"
     figures = [_figure(line, name, results) for name in systems]
+    if not line.comparisons:
+        yield [label, callers, *figures, "", "", ""]
     for number, comparison in enumerate(line.comparisons):
         ratio = comparison.ratio(results, line.work, line.callers)
         verdict: list[str | Text] = [*ratio_cells(ratio), _target(comparison, ratio)]
