@@ -100,7 +100,7 @@ def test_a_file_without_title_is_named_after_itself(tmp_path: Path) -> None:
 def test_a_document_has_changed_if_anything_of_it_has(tmp_path: Path, column: str, stored: object) -> None:
     """Content, name, language, source and metadata are all compared; True in metadata is not 1."""
     (tmp_path / "a.md").write_text("# A")
-    document = read_document(source_of(tmp_path / "a.md", metadata={"flag": True}), "utf-8", LIMIT)
+    document = read_document(source_of(tmp_path / "a.md", metadata={"flag": True}, language="en"), "utf-8", LIMIT)
     fingerprint = {
         "name": "A", "language": "english", "source": None, "metadata": '{"flag": true}',
         "content_hash": hashlib.sha256(b"# A").digest(),
@@ -108,6 +108,8 @@ def test_a_document_has_changed_if_anything_of_it_has(tmp_path: Path, column: st
     assert document.is_stored_as(fingerprint)
     assert not document.is_stored_as(None)
     assert not document.is_stored_as(fingerprint | {column: stored})
+    document.language = None  # not given: whatever it was taken for
+    assert document.is_stored_as(fingerprint | {"language": "german"})
 
 
 def test_batches_are_bounded_by_files_and_by_bytes(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ def callers_in(directory: Path) -> dict[str, Caller]:
         "ping_postgres": db.ping_postgres,
         "init_document_table": db.init_document_table,
         "init_chat_history_table": db.init_chat_history_table,
+        "enable_row_security": db.enable_row_security,
         "migrate": db.migrate,
         "migration_status": db.migration_status,
         "create_table": lambda: db.create_table("made", {"name": "text"}),
