@@ -39,7 +39,8 @@ def read_front_matter(block: str) -> tuple[dict[str, Any], str | None] | None:
     None where there is something else than a mapping; raises `FrontMatterError` where there is no YAML or too much.
     """
     try:
-        _check_size(yaml.parse(block, Loader=_Loader))
+        if not _is_small(block):
+            _check_size(yaml.parse(block, Loader=_Loader))
         root = yaml.compose(block, Loader=_Loader)
     except yaml.MarkedYAMLError as exc:
         problem = re.sub(r"\s*'.*", "", exc.problem or "", flags=re.DOTALL)  # what stands in quotes is content
@@ -54,6 +55,11 @@ def read_front_matter(block: str) -> tuple[dict[str, Any], str | None] | None:
     metadata = _JSON().mapping(root, 1)
     titles = [value for key, value in root.value if key.value == "title" and isinstance(value, yaml.ScalarNode)]
     return metadata, titles[-1].value if titles and titles[-1].tag != _NULL else None
+
+
+def _is_small(block: str) -> bool:
+    """Whether *block* can be neither too deep nor too much: most are so short, and need not be read twice."""
+    return len(block) < MAX_VALUES and sum(map(block.count, "[{-?:!&\n")) < MAX_DEPTH  # one at least a level
 
 
 def _check_size(events: Iterable[yaml.Event]) -> None:
