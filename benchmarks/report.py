@@ -15,7 +15,7 @@ from .peers import OURS, PGBENCH, SYSTEMS
 from .plan import Plan
 from .results import Key, Ratio, Results
 
-_WIDTH = 120
+_WIDTH = 132
 _HEADINGS = {
     "asyncpg-no-reset": "asyncpg\nno reset",
     "SQLAlchemy": "SQL\nAlchemy",

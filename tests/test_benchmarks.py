@@ -58,7 +58,7 @@ def test_a_small_run_prints_a_table_and_writes_json_and_svg(tmp_path: Path) -> N
     )
     assert code == 0, output + errors
     assert "fsync on, synchronous_commit on" in output
-    assert all(len(line.rstrip()) <= 120 for line in output.splitlines())
+    assert all(len(line.rstrip()) <= 132 for line in output.splitlines())
     assert "point reads, /s" in output
     assert "page 20, ms" in output
 

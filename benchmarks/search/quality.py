@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 import asyncpg
@@ -24,7 +25,7 @@ from .tables import LANGUAGE, MAKE_PLAIN, PLAIN, PLAIN_INDEX, make_documents
 Answers = dict[str, list[str]]
 _BATCH = 500
 _MOST_EMBEDDED = 10_000  # documents; some six a second and core
-_FUSION = 60
+_HAS_VECTORS = "SELECT to_regclass('section_vector') IS NOT NULL"
 
 
 async def measure_quality(
@@ -43,10 +44,6 @@ async def measure_quality(
                 except (ImportError, NotMeantError) as exc:
                     results.missing[f"{name}, {collection.name}"] = str(exc)
         db.configure(None)
-        if VECTORS in answers:
-            answers[HYBRID] = {
-                query: fuse(answers[OURS][query], answers[VECTORS][query]) for query in collection.queries
-            }
         results.quality[collection.name] = {
             name: score_all(answer, collection.judged) for name, answer in answers.items()
         }
@@ -132,37 +129,34 @@ class NotMeantError(RuntimeError):
 
 
 async def rank_with_vectors(address: Address, collection: Collection) -> Answers:
-    """Exact cosine similarity of sentence embeddings: what hybrid search adds to the words."""
+    """The documents whose sections `search_sections` finds by sentence embeddings alone."""
     if collection.is_made_up:
         raise NotMeantError("its words mean nothing")
     if len(collection.documents) > _MOST_EMBEDDED:
         raise NotMeantError(f"more than {_MOST_EMBEDDED:,} documents take too long to embed")
-    return await asyncio.to_thread(_rank_with_vectors, collection)
+    model = await asyncio.to_thread(MiniLM)
+    made = await db.embed_missing(lambda texts: asyncio.to_thread(model.embed, texts))
+    if made["missing"]:
+        raise RuntimeError(f"{made['missing']} sections have no vector: {made['error']}")
+    return await _rank_near(collection, "vector")
 
 
-def _rank_with_vectors(collection: Collection) -> Answers:
-    import numpy  # of the extra `bench-search`
-
-    model = MiniLM()
-    documents = numpy.array(model.embed([text.whole for text in collection.documents]))
-    queries = numpy.array(model.embed(list(collection.queries.values())))
-    places = (-(queries @ documents.T)).argsort(axis=1)[:, :DEPTH]
-    return {
-        query: [collection.documents[place].id for place in places[row]] for row, query in enumerate(collection.queries)
-    }
+async def rank_with_both(address: Address, collection: Collection) -> Answers:
+    """By words and embeddings, fused in one statement; where there are embeddings."""
+    pool = await db.get_connection_pool()
+    if not await pool.fetchval(_HAS_VECTORS):
+        raise NotMeantError("no embeddings")
+    return await _rank_near(collection, "hybrid")
 
 
-def fuse(*lists: Sequence[str]) -> list[str]:
-    """
-    One list out of several by reciprocal rank fusion, best first.
-
-    As Cormack, Clarke and Büttcher have it (https://doi.org/10.1145/1571941.1572114), with their k of 60.
-    """
-    scores: dict[str, float] = {}
-    for found in lists:
-        for place, document in enumerate(found, 1):
-            scores[document] = scores.get(document, 0.0) + 1 / (_FUSION + place)
-    return sorted(scores, key=lambda document: -scores[document])[:DEPTH]
+async def _rank_near(collection: Collection, mode: Literal["vector", "hybrid"]) -> Answers:
+    model = await asyncio.to_thread(MiniLM)
+    vectors = await asyncio.to_thread(model.embed, list(collection.queries.values()))
+    answers = {}
+    for (query, text), vector in zip(collection.queries.items(), vectors, strict=True):
+        found = await db.search_sections(text, DEPTH, mode=mode, vector=vector, max_per_document=1)
+        answers[query] = [section["code"] for section in found]
+    return answers
 
 
 RANKERS: dict[str, Callable[[Address, Collection], Awaitable[Answers]]] = {
@@ -170,4 +164,5 @@ RANKERS: dict[str, Callable[[Address, Collection], Awaitable[Answers]]] = {
     BM25S: rank_with_bm25s,
     TS_RANK: rank_with_ts_rank,
     VECTORS: rank_with_vectors,
+    HYBRID: rank_with_both,
 }
