@@ -19,7 +19,6 @@ from benchmarks.search.collection import CollectionError, make_collection, read_
 from benchmarks.search.generated import make_sections, ranks_of, share_of, vocabulary
 from benchmarks.search.metrics import Scores, average_precision, discounted_gain, recall, score_all
 from benchmarks.search.plot import draw_plot
-from benchmarks.search.quality import fuse
 from benchmarks.search.queries import IN_FEW, KINDS, PHRASE, Query, make_queries
 from benchmarks.search.results import OURS, TS_RANK, Key, Results, Times, times_of
 from benchmarks.search.speed import count_same, deviation_of
@@ -156,12 +155,6 @@ def test_the_made_up_collection_is_the_same_in_every_run() -> None:
     assert collection.is_made_up
     assert len({document.id for document in collection.documents}) == len(collection.documents)
     assert all({0, 1, 2} == set(judgements.values()) for judgements in collection.judged.values())
-
-
-def test_lists_are_fused_by_their_places() -> None:
-    """What both have comes before what one has higher up; equals stay in the order in which they came."""
-    assert fuse(["a", "b", "c"], ["d", "c"]) == ["c", "a", "d", "b"]
-    assert fuse([], []) == []
 
 
 # --- generated collections
