@@ -52,7 +52,7 @@ def test_a_small_run_prints_tables_and_writes_json_and_svg(tmp_path: Path) -> No
         *("--written", "50", "--json", "r.json", "--svg", "r.svg"),
     )
     assert code == 0, output + errors
-    assert all(len(line.rstrip()) <= 120 for line in output.splitlines())
+    assert all(len(line.rstrip()) <= 132 for line in output.splitlines())
     written = json.loads((tmp_path / "r.json").read_text())
     judged = {(each["collection"], each["system"]): each for each in written["quality"]}
     assert judged["small", "ours"]["ndcg"] == 1.0
