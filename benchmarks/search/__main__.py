@@ -64,7 +64,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--sections",
         type=_sizes,
         metavar="N,…",
-        help="sizes of the generated collections (200000,1000000; quick 50000)",
+        help="sizes of the generated collections (200000,1000000; quick 30000)",
     )
     add("--rounds", type=positive(int), metavar="N", help="rounds of each measure (default: 3)")
     add("--queries", type=positive(int), metavar="N", help="queries of each kind in a round (default: 40, quick 20)")

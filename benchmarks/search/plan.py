@@ -33,7 +33,7 @@ class Plan:
     @classmethod
     def quick(cls, works: tuple[str, ...]) -> Self:
         """The same in small: under two minutes."""
-        return cls("quick", works, (50_000,), 3, 20, 2.0, 10, 2_000, 1_000, 100)
+        return cls("quick", works, (30_000,), 3, 20, 2.0, 10, 2_000, 1_000, 100)
 
     def with_options(self, **options: object) -> Self:
         """The plan with those of *options* that are not None."""
