@@ -50,9 +50,9 @@ class Proxy:
         return f"postgresql://{credentials}@127.0.0.1:{self.port}/{quote(database)}?sslmode=disable"
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        directory = parse_qs(self._url.query).get("host")
-        if directory:
-            return await asyncio.open_unix_connection(f"{directory[0]}/.s.PGSQL.5432")
+        query = parse_qs(self._url.query)
+        if directory := query.get("host"):
+            return await asyncio.open_unix_connection(f"{directory[0]}/.s.PGSQL.{query.get('port', ['5432'])[0]}")
         return await asyncio.open_connection(self._url.hostname, self._url.port or 5432)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
