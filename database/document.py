@@ -21,6 +21,7 @@ from .ids import as_uuid, uuid7
 from .query import check_page
 from .schema import apply_migration
 from .search import guess_language, text_search_configuration
+from .search.languages import READ
 from .search.ranking import MARKS, Wanted, find_sections
 from .search.refresh import cut_documents
 from .search.sections import Section, cut_sections
@@ -33,7 +34,6 @@ Document = dict[str, Any]
 MAX_CODE = 2_000  # bytes of UTF-8; an index entry holds 2,704 bytes with the id
 MAX_CONTENT = 64 * 2**20  # bytes of UTF-8; PostgreSQL's own limit for everything in one row is 1 GB
 _DEFAULT_LANGUAGE = "english"  # where the text does not say
-_GUESSED_FROM = 3_000  # characters
 _ATTEMPTS = 10
 _ITER_ROWS, _ITER_BYTES = 256, 4 * 2**20
 _COLUMNS = """
@@ -838,7 +838,7 @@ def _language_of(document: Mapping[str, Any]) -> str:
     """PostgreSQL's name for the language that is given, or in which name and content seem to be written."""
     given = document.get("language")
     if given is None:
-        return guess_language(f"{document['name']}\n{document['content'][:_GUESSED_FROM]}") or _DEFAULT_LANGUAGE
+        return guess_language(f"{document['name']}\n{document['content'][:READ]}") or _DEFAULT_LANGUAGE
     configuration = text_search_configuration(given)
     if configuration is None:
         raise DocumentError(

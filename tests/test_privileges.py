@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import database as db
-from database.search import refresh
+from database.search import word_lists
 from database.settings import Settings
 
 from .roles import connected_as, login_role
@@ -56,7 +56,7 @@ async def test_the_application_can_do_everything_but_migrations(
     assert [each["code"] for each in await db.search_documents("tea")] == ["c"]
     assert [each["code"] for each in await db.search_sections("tea")] == ["c"]
     assert await db.suggest_terms("teaa") is not None
-    monkeypatch.setattr(refresh, "SECTIONS_FROM", 1)
+    monkeypatch.setattr(word_lists, "SECTIONS_FROM", 1)
     assert (await db.refresh_search_index())["sections"] == 2
     assert {each["state"] for each in await db.migration_status()} == {"applied"}
     assert all((await db.verify_schema("public", tables=["document", "chat_history"])).values())

@@ -12,7 +12,7 @@ import pytest
 import database as db
 from database import Settings
 from database.document_batches import insert_documents
-from database.search import ranking, refresh
+from database.search import ranking, word_lists
 
 VOCABULARY = [f"word{number}" for number in range(400)]
 
@@ -20,12 +20,12 @@ VOCABULARY = [f"word{number}" for number in range(400)]
 @pytest.fixture
 def small_lists(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Lists from a few hundred sections on, so short that much is not in them."""
-    monkeypatch.setattr(refresh, "SECTIONS_FROM", 200)
-    monkeypatch.setattr(refresh, "_LISTED_FROM", 20)
-    monkeypatch.setattr(refresh, "_SEGMENT_FROM", 30)
-    monkeypatch.setattr(refresh, "_SEGMENT", 150)
-    monkeypatch.setattr(refresh, "_SEGMENTS", 3)
-    monkeypatch.setattr(refresh, "_kept", lambda sections: sections // 5)
+    monkeypatch.setattr(word_lists, "SECTIONS_FROM", 200)
+    monkeypatch.setattr(word_lists, "_LISTED_FROM", 20)
+    monkeypatch.setattr(word_lists, "_SEGMENT_FROM", 30)
+    monkeypatch.setattr(word_lists, "_SEGMENT", 150)
+    monkeypatch.setattr(word_lists, "_SEGMENTS", 3)
+    monkeypatch.setattr(word_lists, "_kept", lambda sections: sections // 5)
     monkeypatch.setattr(ranking, "_RESCORED", 30)
     yield
 

@@ -25,8 +25,8 @@ from ..document_batches import (
 )
 from ..exceptions import ConnectionPoolError, DatabaseError, DocumentError, IngestionError, OutcomeUnknownError, reason
 from ..search.embedding import Embed, embed_stored
-from ..search.refresh import refresh_lists
 from ..search.waiting_words import merge_waiting_words_soon
+from ..search.word_lists import refresh_lists
 from .file_thread import FileThread
 from .source_documents import Batch, Comparison, DocumentRow, Failure, Source, code_of, compare_files, read_batch
 from .source_files import SourceTree

@@ -22,7 +22,8 @@ from ..scalars import HALF, UnfitError
 from ..vectors import vectors
 from .ranking import build_fits, read_condition
 from .sections import SEPARATOR, key_of
-from .vectors import PROBE, PROBE_KEY, Space, find_space, init_section_vectors, run
+from .upkeep import run
+from .vectors import PROBE, PROBE_KEY, Space, find_space, init_section_vectors
 
 log = logging.getLogger("database")
 

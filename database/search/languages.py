@@ -40,7 +40,7 @@ def text_search_configuration(language: str) -> str | None:
     return _CONFIGURATIONS.get(code, "simple")
 
 
-_READ = 3_000  # characters of a text
+READ = 3_000  # characters of a text
 _ENOUGH = 600  # characters without code
 # What is no prose, and what it begins with: alone, each of them is found in a fraction of the time.
 _CODE = (
@@ -82,7 +82,7 @@ def guess_language(text: str) -> str | None:
     "simple" for languages that PostgreSQL does not stem, Chinese, Japanese, Korean and Thai among them. Reads the first
     3,000 characters at most, without Markdown's code. A sentence is enough for most languages, a single word seldom is.
     """
-    text = text[:_READ]
+    text = text[:READ]
     for beginning, code in _CODE:
         if beginning in text:
             text = code.sub(" ", text)

@@ -3,8 +3,8 @@ Sections ranked by BM25, in one statement of plain PostgreSQL.
 
 For one lexeme, `ts_rank` is a fixed, strictly increasing function of how often it occurs, so the term frequency comes
 out of a tsvector at the speed of C. Lexemes that very many sections hold have lists of the sections where they weigh
-most (refresh.py): those are added up, and the best of them are ranked exactly, beside all that hold a rarer lexeme and
-all that are newer than the lists.
+most (word_lists.py): those are added up, and the best of them are ranked exactly, beside all that hold a rarer lexeme
+and all that are newer than the lists.
 """
 
 from __future__ import annotations

@@ -9,18 +9,16 @@ made when it is first needed; all else works without the extension.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from ..concurrent_indexes import drop_remains
-from ..connect_db import Connection, get_connection_pool, perform
+from ..connect_db import Connection, get_connection_pool
 from ..exceptions import DatabaseError, DatabaseNotAvailableError, DocumentError, SchemaError, translate, translated
 from ..migration_changes import PATIENCE, in_turn
 from ..scalars import HALF, UnfitError
 from ..vectors import vectors
 from .sections import key_of
-
-T = TypeVar("T")
+from .upkeep import run
 
 MOST_DIMENSIONS = 4_000  # of a halfvec in an index
 _OLDEST = (0, 8)  # the first with iterative scans
@@ -35,13 +33,6 @@ class Space(NamedTuple):
     schema: str
     dimensions: int
     table: int
-
-
-async def run(
-    doing: str, work: Callable[[Connection], Awaitable[T]], conn: Connection | None, *, changes: bool = False
-) -> T:
-    """As `perform`: what is repeated although it was done is done once more, which does no harm to anything here."""
-    return await perform(work, conn=conn, kind=DocumentError, doing=doing, changes=changes, repeatable=True)
 
 
 _FIND = """

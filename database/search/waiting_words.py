@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from ..connect_db import get_connection_pool, perform
-from ..exceptions import DatabaseError, DocumentError
+from ..connect_db import get_connection_pool
+from ..exceptions import DatabaseError
+from .upkeep import run
 
 log = logging.getLogger("database")
 
@@ -28,14 +29,7 @@ _MERGE = """
 
 async def merge_waiting_words() -> None:
     """Merge them now; nobody is kept from reading or writing meanwhile."""
-    await perform(
-        lambda c: c.execute(_MERGE),
-        conn=None,
-        kind=DocumentError,
-        doing="merge new words into the index",
-        changes=True,
-        repeatable=True,
-    )
+    await run("merge new words into the index", lambda c: c.execute(_MERGE), changes=True)
 
 
 async def merge_waiting_words_soon() -> None:

@@ -1,0 +1,369 @@
+"""
+Lists of the sections where common words weigh most, which ranking.py reads.
+
+They are kept as a log-structured merge tree keeps its data: a segment is of a range of section ids and never changes,
+new sections get a segment of their own, and many small segments become one by merging their lists. Everything happens
+in short transactions, and any number of workers may do it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from typing import cast
+
+from ..connect_db import get_db_transaction
+from .ranking import LEXEME_QUERY, UNIT
+from .upkeep import run
+
+log = logging.getLogger("database")
+
+SECTIONS_FROM = 20_000  # with fewer, looking at all sections that hold a word is fast enough
+_LISTED_FROM = 1_000  # words that fewer sections hold need no list
+_SEGMENT_FROM = 2_500  # new sections that are a segment of their own; fewer are looked at one by one
+_SEGMENT = 20_000  # sections of a segment that is made, by a statement of some seconds
+_SEGMENTS = 8  # so many become one
+_WORKERS = 2
+_LEASE = "2 minutes"
+_PATIENCE = 20.0  # seconds in which those end who may have taken an id and are not visible yet
+
+_COUNT = """
+    SELECT CASE WHEN reltuples > 0 AND relpages > 0
+                THEN reltuples / relpages * (pg_relation_size(oid) / current_setting('block_size')::integer)
+                ELSE (SELECT count(*) FROM document_section) END::bigint
+      FROM pg_class
+     WHERE oid = 'document_section'::regclass
+"""
+_COUNT_LISTS = """
+    SELECT count(*)
+      FROM document_head_lexeme
+     WHERE epoch = (SELECT epoch FROM document_head_state)
+       AND EXISTS (SELECT FROM document_head WHERE lexeme = number)
+"""
+
+
+async def refresh_lists() -> int:
+    """Bring the lists of common words up to date, where there are enough sections; how many of these there are."""
+    sections = int(await run("count sections", lambda c: c.fetchval(_COUNT)))
+    if sections >= SECTIONS_FROM:
+        await _refresh_lists(sections)
+    return sections
+
+
+async def count_lists() -> int:
+    """How many lists there are."""
+    return int(await run("count lists", lambda c: c.fetchval(_COUNT_LISTS)))
+
+
+_CLAIM = f"""
+    INSERT INTO document_head_state AS state (busy_until)
+    VALUES (clock_timestamp() + interval '{_LEASE}')
+    ON CONFLICT (id) DO UPDATE SET busy_until = excluded.busy_until
+     WHERE state.busy_until IS NULL OR state.busy_until < clock_timestamp()
+    RETURNING epoch, sections
+"""
+_RENEW = f"UPDATE document_head_state SET busy_until = clock_timestamp() + interval '{_LEASE}'"
+_RELEASE = "UPDATE document_head_state SET busy_until = NULL"
+
+
+async def _refresh_lists(sections: int) -> None:
+    state = await run("claim the lists", lambda c: c.fetchrow(_CLAIM), changes=True)
+    if state is None:
+        return
+    try:
+        up_to = await _settled_id()
+        if up_to is None:
+            log.info("lists of common words: a transaction is open for long, they are left for the next time")
+            return
+        epoch = state["epoch"]
+        if not epoch or not 0.5 < sections / max(1, state["sections"]) < 2:
+            await _begin_epoch(epoch + 1, up_to, sections)
+        else:
+            await _add_segments(epoch, up_to)
+            await _merge_segments(epoch, sections)
+    finally:
+        await run("release the lists", lambda c: c.execute(_RELEASE), changes=True)
+
+
+# Ids are taken before their transaction commits: what is below the last id may still be on its way.
+_LAST_ID = """
+    SELECT (SELECT coalesce(max(id), 0) FROM document_section) AS last_id,
+           pg_snapshot_xmax(pg_current_snapshot())::text::numeric AS next_transaction
+"""
+_OLDEST = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::numeric"
+
+
+async def _settled_id() -> int | None:
+    """An id up to which there will be no new section any more; None where somebody takes too long."""
+    seen = await run("ask for the last section", lambda c: c.fetchrow(_LAST_ID))
+    assert seen is not None  # noqa: S101 (no FROM: always one row)
+    deadline = time.monotonic() + _PATIENCE
+    while await run("wait for transactions", lambda c: c.fetchval(_OLDEST)) < seen["next_transaction"]:
+        if time.monotonic() > deadline:
+            return None
+        await asyncio.sleep(0.1)
+    return int(seen["last_id"])
+
+
+def _kept(sections: int) -> int:
+    """How long the lists of a segment of so many *sections* are."""
+    return max(500, round(5_000 * math.sqrt(sections / 200_000)))
+
+
+# From a sample: which words are common does not change by a few sections more or less.
+_SAMPLE = 20_000
+_BEGIN_EPOCH = f"""
+    WITH sample AS MATERIALIZED (
+        SELECT language, search
+          FROM document_section TABLESAMPLE SYSTEM (least(100, 100.0 * {_SAMPLE} / $2::float8))
+    ),
+    word AS (
+        SELECT language, unnest(tsvector_to_array(search)) AS lexeme
+          FROM sample
+    ),
+    listed AS (
+        INSERT INTO document_head_lexeme (epoch, language, lexeme, query, raised)
+        SELECT $1, language, lexeme, {LEXEME_QUERY.format(lexeme="lexeme")}::tsquery,
+               ({LEXEME_QUERY.format(lexeme="lexeme")} || ':AB')::tsquery
+          FROM word
+         GROUP BY language, lexeme
+        HAVING count(*) > $3::float8 * (SELECT count(*) FROM sample) / $2::float8
+        ON CONFLICT DO NOTHING
+    )
+    SELECT avg(length(search))::float8
+      FROM sample
+"""
+_FORGET_EPOCHS = """
+    WITH segments AS (
+        DELETE FROM document_head_segment
+         WHERE epoch NOT IN ($1, (SELECT epoch FROM document_head_state))
+        RETURNING id
+    ),
+    lexemes AS (
+        DELETE FROM document_head_lexeme
+         WHERE epoch NOT IN ($1, (SELECT epoch FROM document_head_state))
+    )
+    DELETE FROM document_head
+     WHERE segment IN (SELECT id FROM segments)
+"""
+
+
+_NEW_SEGMENT = """
+    INSERT INTO document_head_segment (epoch, after_id, up_to, sections, is_ready)
+    SELECT $1, 0, $2, count(*), false
+      FROM document_section
+     WHERE id <= $2
+    RETURNING id
+"""
+_LEXEMES = "SELECT number FROM document_head_lexeme WHERE epoch = $1 ORDER BY number"
+_ADD_LIST = f"""
+    WITH entry AS MATERIALIZED (
+        SELECT section.id, section_impact(section.search, listed.query, listed.raised, 1, $4) AS impact
+          FROM document_head_lexeme AS listed
+          JOIN document_section AS section
+            ON section.search @@ listed.query AND section.language = listed.language
+         WHERE listed.number = $1 AND section.id <= $3
+    ),
+    best AS (
+        SELECT id, impact
+          FROM entry
+         ORDER BY impact DESC
+         LIMIT $5
+    )
+    INSERT INTO document_head (lexeme, segment, frequency, cutoff, ids, impacts)
+    SELECT $1, $2, frequency, CASE WHEN frequency > $5 THEN least_impact ELSE 0 END, ids, impacts
+      FROM (SELECT count(*) AS frequency FROM entry) AS counted,
+           (SELECT min(impact) AS least_impact, array_agg(id::integer) AS ids,
+                   array_agg(ceil(impact * {UNIT})::smallint) AS impacts
+              FROM best) AS listed
+     WHERE frequency > 0
+"""
+_USE_EPOCH = """
+    WITH segment AS (
+        UPDATE document_head_segment
+           SET is_ready = true
+         WHERE id = $4
+    )
+    UPDATE document_head_state
+       SET epoch = $1, sections = $2, length = $3
+"""
+
+
+async def _begin_epoch(epoch: int, up_to: int, sections: int) -> None:
+    """Make all lists anew; until they are complete, the old ones are used."""
+    await run("forget lists", lambda c: c.execute(_FORGET_EPOCHS, -1), changes=True)
+    length = await run(
+        "find common words",
+        lambda c: c.fetchval(_BEGIN_EPOCH, epoch, float(sections), float(_LISTED_FROM)),
+        changes=True,
+    )
+    if length is None:
+        return
+    segment = await run("make lists", lambda c: c.fetchval(_NEW_SEGMENT, epoch, up_to), changes=True)
+    kept = _kept(sections)
+    waiting = [row["number"] for row in await run("make lists", lambda c: c.fetch(_LEXEMES, epoch))]
+
+    async def make_lists() -> None:
+        while waiting:
+            number = waiting.pop()
+            async with get_db_transaction() as c:
+                await c.execute(_RENEW)
+                await c.execute(_ADD_LIST, number, segment, up_to, length, kept)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_WORKERS):
+            group.create_task(make_lists())
+    await run("use the new lists", lambda c: c.execute(_USE_EPOCH, epoch, sections, length, segment), changes=True)
+    await run("forget lists", lambda c: c.execute(_FORGET_EPOCHS, epoch), changes=True)
+
+
+_NEXT_SEGMENT = """
+    SELECT max(id)
+      FROM (SELECT id
+              FROM document_section
+             WHERE id > $1 AND id <= $2
+             ORDER BY id
+             LIMIT $3) AS next
+"""
+_LAST_SEGMENT = "SELECT coalesce(max(up_to), 0) FROM document_head_segment WHERE epoch = $1"
+_COUNT_NEW = "SELECT count(*) FROM document_section WHERE id > $1 AND id <= $2"
+_ADD_SEGMENT = f"""
+    WITH segment AS (
+        INSERT INTO document_head_segment (epoch, after_id, up_to, sections, is_ready)
+        SELECT $1, $2, $3, count(*), true
+          FROM document_section
+         WHERE id > $2 AND id <= $3
+        RETURNING id
+    ),
+    entry AS (
+        SELECT listed.number, section.id, section_impact(section.search, listed.query, listed.raised, 1, $4) AS impact
+          FROM (SELECT id, language, search, unnest(tsvector_to_array(search)) AS lexeme
+                  FROM document_section
+                 WHERE id > $2 AND id <= $3
+                OFFSET 0) AS section
+          JOIN document_head_lexeme AS listed
+            ON listed.lexeme = section.lexeme AND listed.language = section.language AND listed.epoch = $1
+    ),
+    placed AS (
+        SELECT number, id, impact, row_number() OVER (PARTITION BY number ORDER BY impact DESC) AS place
+          FROM entry
+    )
+    INSERT INTO document_head (lexeme, segment, frequency, cutoff, ids, impacts)
+    SELECT number, (SELECT id FROM segment), count(*), coalesce(max(impact) FILTER (WHERE place > $5), 0),
+           array_agg((id - $2)::integer) FILTER (WHERE place <= $5),
+           array_agg(ceil(impact * {UNIT})::smallint) FILTER (WHERE place <= $5)
+      FROM placed
+     GROUP BY number
+"""
+
+
+async def _add_segments(epoch: int, up_to: int) -> None:
+    """Make segments of the sections up to the id *up_to* that are in none, where they are many."""
+    after = await run("find new sections", lambda c: c.fetchval(_LAST_SEGMENT, epoch))
+    count = await run("find new sections", lambda c: c.fetchval(_COUNT_NEW, after, up_to))
+    if count < _SEGMENT_FROM:
+        return
+    length = await run("read the state", lambda c: c.fetchval("SELECT length FROM document_head_state"))
+    while last := await _next_segment(after, up_to):
+        async with get_db_transaction() as c:
+            await c.execute(_RENEW)
+            await c.execute("SET LOCAL work_mem = '64MB'")
+            await c.execute(_ADD_SEGMENT, epoch, after, last, length, _kept(min(count, _SEGMENT)))
+        after = last
+
+
+async def _next_segment(after: int, up_to: int) -> int | None:
+    """The last id of a segment of the sections behind *after*."""
+    return cast(
+        "int | None",
+        await run("find new sections", lambda c: c.fetchval(_NEXT_SEGMENT, after, up_to, _SEGMENT)),
+    )
+
+
+_SEGMENTS_OF = """
+    SELECT id, sections
+      FROM document_head_segment
+     WHERE epoch = $1 AND is_ready
+     ORDER BY sections
+"""
+_MERGED_SEGMENT = """
+    INSERT INTO document_head_segment (epoch, after_id, up_to, sections, is_ready)
+    SELECT $1, min(after_id), max(up_to), sum(sections), false
+      FROM document_head_segment
+     WHERE id = ANY($2)
+    RETURNING id
+"""
+_LEXEMES_OF = "SELECT DISTINCT lexeme FROM document_head WHERE segment = ANY($1) ORDER BY lexeme"
+_MERGE = f"""
+    WITH entry AS (
+        SELECT head.lexeme, segment.after_id + unnest(head.ids) AS id, unnest(head.impacts) AS impact
+          FROM document_head AS head
+          JOIN document_head_segment AS segment ON segment.id = head.segment
+         WHERE segment.id = ANY($1) AND head.lexeme = ANY($2)
+    ),
+    placed AS (
+        SELECT lexeme, id - merged.after_id AS id, impact,
+               row_number() OVER (PARTITION BY lexeme ORDER BY impact DESC) AS place
+          FROM entry, (SELECT after_id FROM document_head_segment WHERE id = $3) AS merged
+    ),
+    best AS (
+        SELECT lexeme, max(impact) FILTER (WHERE place > $4) / {UNIT} AS cutoff,
+               array_agg(id::integer) FILTER (WHERE place <= $4) AS ids,
+               array_agg(impact) FILTER (WHERE place <= $4) AS impacts
+          FROM placed
+         GROUP BY lexeme
+    )
+    INSERT INTO document_head (lexeme, segment, frequency, cutoff, ids, impacts)
+    SELECT lexeme, $3, frequency, greatest(head.cutoff, best.cutoff), ids, impacts
+      FROM best
+      JOIN (SELECT lexeme, sum(frequency) AS frequency, max(cutoff) AS cutoff
+              FROM document_head
+             WHERE segment = ANY($1)
+             GROUP BY lexeme) AS head USING (lexeme)
+"""
+_SWITCH = """
+    WITH gone AS (
+        DELETE FROM document_head_segment
+         WHERE id = ANY($1)
+    ),
+    heads AS (
+        DELETE FROM document_head
+         WHERE segment = ANY($1)
+    )
+    UPDATE document_head_segment
+       SET is_ready = true
+     WHERE id = $2
+"""
+_FORGET_UNFINISHED = """
+    WITH segments AS (
+        DELETE FROM document_head_segment
+         WHERE NOT is_ready
+        RETURNING id
+    )
+    DELETE FROM document_head
+     WHERE segment IN (SELECT id FROM segments)
+"""
+_MERGED_LEXEMES = 50  # by one statement
+
+
+async def _merge_segments(epoch: int, sections: int) -> None:
+    """Make one segment of many small ones."""
+    await run("forget lists", lambda c: c.execute(_FORGET_UNFINISHED), changes=True)
+    segments = await run("read segments", lambda c: c.fetch(_SEGMENTS_OF, epoch))
+    if len(segments) < _SEGMENTS:
+        return
+    small = [row for row in segments if row["sections"] < sections / 4]
+    if sum(row["sections"] for row in small) > sections / 4:
+        small = list(segments)
+    ids = [row["id"] for row in small]
+    kept = _kept(sum(row["sections"] for row in small))
+    new = await run("merge lists", lambda c: c.fetchval(_MERGED_SEGMENT, epoch, ids), changes=True)
+    lexemes = [row["lexeme"] for row in await run("merge lists", lambda c: c.fetch(_LEXEMES_OF, ids))]
+    for start in range(0, len(lexemes), _MERGED_LEXEMES):
+        some = lexemes[start : start + _MERGED_LEXEMES]
+        async with get_db_transaction() as c:
+            await c.execute(_RENEW)
+            await c.execute(_MERGE, ids, some, new, kept)
+    await run("use the merged lists", lambda c: c.execute(_SWITCH, ids, new), changes=True)
