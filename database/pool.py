@@ -569,6 +569,7 @@ class Pool:
                     server_settings=server_settings,
                     connection_class=ConnectionBehindPooler if pooled else PooledConnection,
                     statement_cache_size=0 if pooled else 100,
+                    max_cacheable_statement_size=2**16,  # searches with filters are longer than the usual 15 kB
                     ssl=tls,
                 )
                 return connection

@@ -204,7 +204,7 @@ async def find_near_sections(
     demands = bool(question.demanded or question.excluded)
     limit = min(wanted.limit, MOST)
     depth = _deep_enough(_DEPTH, limit) if with_words else _deep_enough(_SHALLOW, 2 * limit)
-    rescored, exact = most_ranked(limit), wanted.exact
+    rescored, exact = most_ranked(question, depth), wanted.exact
     while True:
         sql = build_near_search(
             columns, condition, space.schema,

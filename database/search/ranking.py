@@ -24,7 +24,10 @@ from . import Question, guess_language, make_snippet, parse_question, text_searc
 from .sections import passage_of
 
 UNIT = 10_000.0  # of the impacts in the lists, which are less than 2.2
-_RESCORED = 300  # of those that the lists name
+MOST = 2**30
+_RESCORED = 1_000  # of those that the lists name
+_ENTRIES = 30_000  # of all the lists that are read
+_LESS = 5  # times fewer of both are enough beside a rarer word, which weighs more
 _FEW = 3_000  # documents that a filter leaves whose sections are all looked at
 _COUNTED, _SAMPLED = 1_000, 300
 _FOREIGN = 0.3  # of a word's weight in documents of another language than the question's
@@ -134,12 +137,18 @@ _TERMS = f"""{USED},
             OFFSET 0
          ) AS nearly
     ),
+    reach AS MATERIALIZED (
+        SELECT rescored, least({MOST}, CASE WHEN lists > 1 THEN {{entries}} / share / (lists * segments) + 1
+                                            ELSE {{entries_of_one}} END)::integer AS cap
+          FROM (SELECT $8::bigint / share AS rescored, share, lists,
+                       (SELECT greatest(1, count(*)) FROM segment) AS segments
+                  FROM (SELECT count(*) FILTER (WHERE is_listed) AS lists,
+                               CASE WHEN bool_and(is_listed) THEN 1 ELSE {_LESS} END AS share
+                          FROM term) AS counted) AS weighed
+    ),
     listed AS MATERIALIZED (
         SELECT term.language, term.weight, head.segment, head.cutoff, head.ids, head.impacts, cap
-          FROM (SELECT CASE WHEN count(*) = 1 THEN {{entries_of_one}}
-                            ELSE greatest($8, {{entries}} / greatest(1, count(*))) END::integer AS cap
-                  FROM term
-                 WHERE is_listed) AS counted
+          FROM reach
           JOIN term ON term.is_listed
           JOIN document_head AS head ON head.lexeme = term.number
           JOIN segment ON segment.id = head.segment
@@ -209,7 +218,7 @@ _SCORED = """,
           JOIN plan ON plan.language = section.language
           {fits}
          WHERE ts_match_vq(section.search, plan.query) AND ts_match_vq(section.search, plan.rare) IS NOT TRUE
-         LIMIT $8
+         LIMIT (SELECT rescored FROM reach)
     ),
     scored AS (
         SELECT section.id, section.document_id, section.key, {score} AS score
@@ -261,11 +270,13 @@ _SCORED_FEW = """
           JOIN plan ON plan.language = section.language
          WHERE (SELECT are_few FROM few) AND ts_match_vq(section.search, plan.query)
 """
-# The text of a document that has changed since by other means is not that of its sections: nothing is cut out of it.
+# Which words are marked depends on their language alone: many texts are looked through at once. The text of a document
+# that has changed since by other means is not that of its sections: nothing is cut out of it.
 _SELECT = """,
     result AS (
         SELECT {columns}, score AS rank, headings AS heading, section_text, start, {more}
-               section_marks(document.language, section_text, $4) AS section_marks, section_id
+               section_id, document.language AS section_language,
+               row_number() OVER (ORDER BY score DESC, section_id DESC) / 100 AS bundle
           FROM (SELECT document.*, found.score, section.id AS section_id, section.headings,
                        array_position(document.section_keys, found.key) AS place,
                        indexed_state = document_state(document.language, name, content_hash) AS is_fresh
@@ -283,22 +294,25 @@ _SELECT = """,
          WHERE place IS NOT NULL OR is_fresh IS NOT TRUE
          ORDER BY score DESC, section_id DESC
          LIMIT $7
+    ),
+    marked AS MATERIALIZED (
+        SELECT section_language, bundle, section_marks(section_language, string_agg(section_text, ' '), $4)
+          FROM result
+         GROUP BY section_language, bundle
     )
-    SELECT result.*, facts.*
+    SELECT result.*, section_marks, facts.*
       FROM (SELECT {facts}) AS facts
-      LEFT JOIN result ON true
+      LEFT JOIN (result JOIN marked USING (section_language, bundle)) ON true
      ORDER BY rank DESC, section_id DESC
 """
 _FACTS = f"""
     (SELECT count(*) FROM best) AS ranked, (SELECT coalesce(bool_or(listed), false) FROM plan) AS listed,
     coalesce(({_TAIL.format(unit=UNIT)}), 0) AS tail,
-    (SELECT CASE WHEN count(*) >= $8 THEN min(bound) ELSE 0 END FROM best_headed) AS cut
+    (SELECT CASE WHEN count(*) >= (SELECT rescored FROM reach) THEN min(bound) ELSE 0 END FROM best_headed) AS cut
 """
 NOT_FEW = "AND NOT (SELECT are_few FROM few)"
 _SPARE = 10
 _LISTED = 20_000  # of which a filter may leave few
-_ENTRIES = 15_000  # of all the lists that are read
-MOST = 2**30
 MARKS = ("<mark>", "</mark>")
 _NEARLY = 1 - 1e-6  # cut-offs are of single precision
 
@@ -322,9 +336,9 @@ def build_candidates(condition: str | None, *, gate: str = _PAYS) -> str:
     fits = build_fits(condition)
     many = "" if condition is None else NOT_FEW
     scored_few = "" if condition is None else _SCORED_FEW.format(score=_SCORE)
-    listed = "$8" if condition is None else str(_LISTED)
+    listed = "(SELECT rescored FROM reach)" if condition is None else str(_LISTED)
     scored = _SCORED.format(score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, unit=UNIT)
-    one, all_of_them = ("$8", _ENTRIES) if condition is None else (MOST, MOST)
+    one, all_of_them = ("rescored", _ENTRIES) if condition is None else (MOST, MOST)
     terms = _TERMS.replace("{entries_of_one}", str(one)).replace("{entries}", str(all_of_them))
     return f"{terms}{build_filter(condition, gate)}{scored}"
 
@@ -350,7 +364,7 @@ def build_result(ranked: str, columns: str, more: str, facts: str) -> str:
 
 
 def build_statement(*parts: str) -> str:
-    """The *parts* as one statement: as few characters as possible, for asyncpg keeps none prepared of over 15 kB."""
+    """The *parts* as one statement, in few characters, for there are many."""
     return re.sub(r"\s+", " ", f"WITH RECURSIVE {''.join(parts)}")
 
 
@@ -381,7 +395,7 @@ async def find_sections(
     condition, values = await read_condition(wanted.where, PARAMETERS + 1, conn)
     sql = build_search(columns, condition, more=more)
     limit = min(wanted.limit, MOST)
-    rescored = 10 * limit if condition or len(question.sought) == 1 else most_ranked(limit)
+    rescored = most_ranked(question, limit, fitting=condition is not None)
     use_lists = True
     while True:
         arguments = (*arguments_of(question, wanted, rescored, use_lists, configuration), *values)
@@ -421,9 +435,11 @@ async def read_condition(
     return built.sql, built.arguments(values)
 
 
-def most_ranked(limit: int) -> int:
-    """How many sections are ranked exactly."""
-    return max(_RESCORED, 10 * limit)
+def most_ranked(question: Question, limit: int, *, fitting: bool = False) -> int:
+    """How many sections are ranked exactly; of those *fitting* a condition, fewer, as each takes long to find."""
+    if len(question.sought) == 1:
+        return max(30, 3 * limit)  # the order in a list is right, but for those that are nearly equal
+    return max(_RESCORED // 5 if fitting else _RESCORED, 10 * limit)
 
 
 def arguments_of(

@@ -114,10 +114,18 @@ def _fold(text: str) -> tuple[str, list[int] | None]:
 
 
 def _marked(folded: str, marks: Collection[str]) -> Iterator[_Span]:
-    for word in _WORD.finditer(folded):
+    lowered = folded.lower()
+    if len(lowered) != len(folded):
         # PostgreSQL makes a plain i out of the Turkish capital with a dot, Python two characters
-        if word[0].lower().replace("i\u0307", "i") in marks:
-            yield _Span(*word.span())
+        lowered = "".join([letter.lower()[0] for letter in folded])
+    for mark in marks:
+        place = lowered.find(mark)
+        while place >= 0:
+            word = _WORD.match(lowered, place)
+            end = word.end() if word else place + 1
+            if end == place + len(mark) and not (place and _WORD.match(lowered, place - 1)):
+                yield _Span(place, end)
+            place = lowered.find(mark, end)
 
 
 def _unspaced(folded: str, terms: Sequence[str]) -> Iterator[_Span]:

@@ -12,19 +12,23 @@ import asyncio
 import logging
 import math
 import time
-from typing import cast
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar, cast
 
-from ..connect_db import get_db_transaction
+from ..connect_db import Connection, get_db_transaction
 from .ranking import LEXEME_QUERY, UNIT
 from .upkeep import run
 
 log = logging.getLogger("database")
 
+T = TypeVar("T")
+
 SECTIONS_FROM = 20_000  # with fewer, looking at all sections that hold a word is fast enough
 _LISTED_FROM = 1_000  # words that fewer sections hold need no list
 _SEGMENT_FROM = 2_500  # new sections that are a segment of their own; fewer are looked at one by one
-_SEGMENT = 20_000  # sections of a segment that is made, by a statement of some seconds
-_SEGMENTS = 8  # so many become one
+_SEGMENT = 40_000  # sections of a segment that is made, by a statement of some seconds
+_SEGMENTS = 8  # so many smaller ones become one
+_KEPT = 300  # sections in a list, at the least
 _WORKERS = 2
 _LEASE = "2 minutes"
 _PATIENCE = 20.0  # seconds in which those end who may have taken an id and are not visible yet
@@ -65,6 +69,7 @@ _CLAIM = f"""
     RETURNING epoch, sections
 """
 _RENEW = f"UPDATE document_head_state SET busy_until = clock_timestamp() + interval '{_LEASE}'"
+_WORK_MEMORY = "SET LOCAL work_mem = '64MB'"
 _RELEASE = "UPDATE document_head_state SET busy_until = NULL"
 
 
@@ -81,35 +86,46 @@ async def _refresh_lists(sections: int) -> None:
         if not epoch or not 0.5 < sections / max(1, state["sections"]) < 2:
             await _begin_epoch(epoch + 1, up_to, sections)
         else:
-            await _add_segments(epoch, up_to)
+            await _add_segments(epoch, up_to, sections)
             await _merge_segments(epoch, sections)
     finally:
         await run("release the lists", lambda c: c.execute(_RELEASE), changes=True)
 
 
-# Ids are taken before their transaction commits: what is below the last id may still be on its way.
-_LAST_ID = """
-    SELECT (SELECT coalesce(max(id), 0) FROM document_section) AS last_id,
-           pg_snapshot_xmax(pg_current_snapshot())::text::numeric AS next_transaction
+# Ids are taken before their transaction commits: what is below the last id may still be on its way. Whoever has taken
+# one holds a lock on the table, which lasts as long as the transaction.
+_LAST_ID = "SELECT coalesce(max(id), 0) FROM document_section"
+_WRITERS = """
+    SELECT DISTINCT virtualtransaction
+      FROM pg_locks
+     WHERE locktype = 'relation' AND relation = 'document_section'::regclass
+       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') AND granted
 """
-_OLDEST = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::numeric"
 
 
 async def _settled_id() -> int | None:
     """An id up to which there will be no new section any more; None where somebody takes too long."""
-    seen = await run("ask for the last section", lambda c: c.fetchrow(_LAST_ID))
-    assert seen is not None  # noqa: S101 (no FROM: always one row)
+    last_id = int(await run("ask for the last section", lambda c: c.fetchval(_LAST_ID)))
+    writers = before = await _writers()
     deadline = time.monotonic() + _PATIENCE
-    while await run("wait for transactions", lambda c: c.fetchval(_OLDEST)) < seen["next_transaction"]:
+    while writers & before:
         if time.monotonic() > deadline:
             return None
         await asyncio.sleep(0.1)
-    return int(seen["last_id"])
+        writers = await _writers()
+    return last_id
 
 
-def _kept(sections: int) -> int:
-    """How long the lists of a segment of so many *sections* are."""
-    return max(500, round(5_000 * math.sqrt(sections / 200_000)))
+async def _writers() -> set[str]:
+    """The transactions that have written sections, or may do so next."""
+    rows = await run("wait for transactions", lambda c: c.fetch(_WRITERS))
+    return {row["virtualtransaction"] for row in rows}
+
+
+def _kept(of: int, sections: int) -> int:
+    """How long the lists of a segment *of* so many sections are: twice its share, as segments are not all alike."""
+    return max(_KEPT, round(2 * 5_000 * math.sqrt(sections / 200_000) * min(1.0, of / sections)))
 
 
 # From a sample: which words are common does not change by a few sections more or less.
@@ -149,43 +165,7 @@ _FORGET_EPOCHS = """
      WHERE segment IN (SELECT id FROM segments)
 """
 
-
-_NEW_SEGMENT = """
-    INSERT INTO document_head_segment (epoch, after_id, up_to, sections, is_ready)
-    SELECT $1, 0, $2, count(*), false
-      FROM document_section
-     WHERE id <= $2
-    RETURNING id
-"""
-_LEXEMES = "SELECT number FROM document_head_lexeme WHERE epoch = $1 ORDER BY number"
-_ADD_LIST = f"""
-    WITH entry AS MATERIALIZED (
-        SELECT section.id, section_impact(section.search, listed.query, listed.raised, 1, $4) AS impact
-          FROM document_head_lexeme AS listed
-          JOIN document_section AS section
-            ON section.search @@ listed.query AND section.language = listed.language
-         WHERE listed.number = $1 AND section.id <= $3
-    ),
-    best AS (
-        SELECT id, impact
-          FROM entry
-         ORDER BY impact DESC
-         LIMIT $5
-    )
-    INSERT INTO document_head (lexeme, segment, frequency, cutoff, ids, impacts)
-    SELECT $1, $2, frequency, CASE WHEN frequency > $5 THEN least_impact ELSE 0 END, ids, impacts
-      FROM (SELECT count(*) AS frequency FROM entry) AS counted,
-           (SELECT min(impact) AS least_impact, array_agg(id::integer) AS ids,
-                   array_agg(ceil(impact * {UNIT})::smallint) AS impacts
-              FROM best) AS listed
-     WHERE frequency > 0
-"""
 _USE_EPOCH = """
-    WITH segment AS (
-        UPDATE document_head_segment
-           SET is_ready = true
-         WHERE id = $4
-    )
     UPDATE document_head_state
        SET epoch = $1, sections = $2, length = $3
 """
@@ -201,24 +181,25 @@ async def _begin_epoch(epoch: int, up_to: int, sections: int) -> None:
     )
     if length is None:
         return
-    segment = await run("make lists", lambda c: c.fetchval(_NEW_SEGMENT, epoch, up_to), changes=True)
-    kept = _kept(sections)
-    waiting = [row["number"] for row in await run("make lists", lambda c: c.fetch(_LEXEMES, epoch))]
-
-    async def make_lists() -> None:
-        while waiting:
-            number = waiting.pop()
-            async with get_db_transaction() as c:
-                await c.execute(_RENEW)
-                await c.execute(_ADD_LIST, number, segment, up_to, length, kept)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(_WORKERS):
-            group.create_task(make_lists())
-    await run("use the new lists", lambda c: c.execute(_USE_EPOCH, epoch, sections, length, segment), changes=True)
+    ranges = await _cut_ranges(0, up_to)
+    kept = _kept(_SEGMENT, sections)
+    await _do_all(lambda c, bounds: c.execute(_ADD_SEGMENT, epoch, *bounds, length, kept), ranges)
+    await run("use the new lists", lambda c: c.execute(_USE_EPOCH, epoch, sections, length), changes=True)
     await run("forget lists", lambda c: c.execute(_FORGET_EPOCHS, epoch), changes=True)
 
 
+# Of `entry`, with lexeme, id and impact.
+_LISTS = f"""
+    list AS (
+        SELECT lexeme, count(*) AS frequency,
+               coalesce((array_agg(impact))[{{kept}}::integer + 1] / {UNIT}, 0) AS cutoff,
+               (array_agg(id))[:{{kept}}::integer] AS ids, (array_agg(impact))[:{{kept}}::integer] AS impacts
+          FROM (SELECT *
+                  FROM entry
+                 ORDER BY lexeme, impact DESC) AS weighed
+         GROUP BY lexeme
+    )
+"""
 _NEXT_SEGMENT = """
     SELECT max(id)
       FROM (SELECT id
@@ -238,7 +219,8 @@ _ADD_SEGMENT = f"""
         RETURNING id
     ),
     entry AS (
-        SELECT listed.number, section.id, section_impact(section.search, listed.query, listed.raised, 1, $4) AS impact
+        SELECT listed.number AS lexeme, (section.id - $2)::integer AS id,
+               ceil(section_impact(section.search, listed.query, listed.raised, 1, $4) * {UNIT})::smallint AS impact
           FROM (SELECT id, language, search, unnest(tsvector_to_array(search)) AS lexeme
                   FROM document_section
                  WHERE id > $2 AND id <= $3
@@ -246,32 +228,35 @@ _ADD_SEGMENT = f"""
           JOIN document_head_lexeme AS listed
             ON listed.lexeme = section.lexeme AND listed.language = section.language AND listed.epoch = $1
     ),
-    placed AS (
-        SELECT number, id, impact, row_number() OVER (PARTITION BY number ORDER BY impact DESC) AS place
-          FROM entry
-    )
+    {_LISTS.format(kept="$5")}
     INSERT INTO document_head (lexeme, segment, frequency, cutoff, ids, impacts)
-    SELECT number, (SELECT id FROM segment), count(*), coalesce(max(impact) FILTER (WHERE place > $5), 0),
-           array_agg((id - $2)::integer) FILTER (WHERE place <= $5),
-           array_agg(ceil(impact * {UNIT})::smallint) FILTER (WHERE place <= $5)
-      FROM placed
-     GROUP BY number
+    SELECT lexeme, segment.id, frequency, cutoff, ids, impacts
+      FROM list, segment
 """
 
 
-async def _add_segments(epoch: int, up_to: int) -> None:
+async def _add_segments(epoch: int, up_to: int, sections: int) -> None:
     """Make segments of the sections up to the id *up_to* that are in none, where they are many."""
     after = await run("find new sections", lambda c: c.fetchval(_LAST_SEGMENT, epoch))
     count = await run("find new sections", lambda c: c.fetchval(_COUNT_NEW, after, up_to))
     if count < _SEGMENT_FROM:
         return
     length = await run("read the state", lambda c: c.fetchval("SELECT length FROM document_head_state"))
+    kept = _kept(min(count, _SEGMENT), sections)
+    await _do_all(
+        lambda c, bounds: c.execute(_ADD_SEGMENT, epoch, *bounds, length, kept),
+        await _cut_ranges(after, up_to),
+        workers=1,  # what lies behind the last segment is searched without: there must be no gap
+    )
+
+
+async def _cut_ranges(after: int, up_to: int) -> list[tuple[int, int]]:
+    """The sections behind *after*, up to the id *up_to*, as ranges of ids, each for a segment."""
+    ranges = []
     while last := await _next_segment(after, up_to):
-        async with get_db_transaction() as c:
-            await c.execute(_RENEW)
-            await c.execute("SET LOCAL work_mem = '64MB'")
-            await c.execute(_ADD_SEGMENT, epoch, after, last, length, _kept(min(count, _SEGMENT)))
+        ranges.append((after, last))
         after = last
+    return ranges
 
 
 async def _next_segment(after: int, up_to: int) -> int | None:
@@ -282,11 +267,28 @@ async def _next_segment(after: int, up_to: int) -> int | None:
     )
 
 
-_SEGMENTS_OF = """
+async def _do_all(
+    work: Callable[[Connection, T], Awaitable[object]], parts: Iterable[T], *, workers: int = _WORKERS
+) -> None:
+    """Do the *work* for each of the *parts*, in their order, in a transaction of its own."""
+    waiting = iter(parts)
+
+    async def do_some() -> None:
+        for part in waiting:
+            await run("renew the claim", lambda c: c.execute(_RENEW), changes=True)
+            async with get_db_transaction() as c:
+                await c.execute(_WORK_MEMORY)
+                await work(c, part)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(workers):
+            group.create_task(do_some())
+
+
+_SMALL_SEGMENTS = """
     SELECT id, sections
       FROM document_head_segment
-     WHERE epoch = $1 AND is_ready
-     ORDER BY sections
+     WHERE epoch = $1 AND is_ready AND sections < $2
 """
 _MERGED_SEGMENT = """
     INSERT INTO document_head_segment (epoch, after_id, up_to, sections, is_ready)
@@ -298,26 +300,17 @@ _MERGED_SEGMENT = """
 _LEXEMES_OF = "SELECT DISTINCT lexeme FROM document_head WHERE segment = ANY($1) ORDER BY lexeme"
 _MERGE = f"""
     WITH entry AS (
-        SELECT head.lexeme, segment.after_id + unnest(head.ids) AS id, unnest(head.impacts) AS impact
+        SELECT head.lexeme, (segment.after_id - merged.after_id + unnest(head.ids))::integer AS id,
+               unnest(head.impacts) AS impact
           FROM document_head AS head
           JOIN document_head_segment AS segment ON segment.id = head.segment
+          JOIN document_head_segment AS merged ON merged.id = $3
          WHERE segment.id = ANY($1) AND head.lexeme = ANY($2)
     ),
-    placed AS (
-        SELECT lexeme, id - merged.after_id AS id, impact,
-               row_number() OVER (PARTITION BY lexeme ORDER BY impact DESC) AS place
-          FROM entry, (SELECT after_id FROM document_head_segment WHERE id = $3) AS merged
-    ),
-    best AS (
-        SELECT lexeme, max(impact) FILTER (WHERE place > $4) / {UNIT} AS cutoff,
-               array_agg(id::integer) FILTER (WHERE place <= $4) AS ids,
-               array_agg(impact) FILTER (WHERE place <= $4) AS impacts
-          FROM placed
-         GROUP BY lexeme
-    )
+    {_LISTS.format(kept="$4")}
     INSERT INTO document_head (lexeme, segment, frequency, cutoff, ids, impacts)
-    SELECT lexeme, $3, frequency, greatest(head.cutoff, best.cutoff), ids, impacts
-      FROM best
+    SELECT lexeme, $3, head.frequency, greatest(head.cutoff, list.cutoff), ids, impacts
+      FROM list
       JOIN (SELECT lexeme, sum(frequency) AS frequency, max(cutoff) AS cutoff
               FROM document_head
              WHERE segment = ANY($1)
@@ -351,19 +344,13 @@ _MERGED_LEXEMES = 50  # by one statement
 async def _merge_segments(epoch: int, sections: int) -> None:
     """Make one segment of many small ones."""
     await run("forget lists", lambda c: c.execute(_FORGET_UNFINISHED), changes=True)
-    segments = await run("read segments", lambda c: c.fetch(_SEGMENTS_OF, epoch))
-    if len(segments) < _SEGMENTS:
+    small = await run("read segments", lambda c: c.fetch(_SMALL_SEGMENTS, epoch, _SEGMENT))
+    if len(small) < _SEGMENTS:
         return
-    small = [row for row in segments if row["sections"] < sections / 4]
-    if sum(row["sections"] for row in small) > sections / 4:
-        small = list(segments)
     ids = [row["id"] for row in small]
-    kept = _kept(sum(row["sections"] for row in small))
+    kept = _kept(sum(row["sections"] for row in small), sections)
     new = await run("merge lists", lambda c: c.fetchval(_MERGED_SEGMENT, epoch, ids), changes=True)
     lexemes = [row["lexeme"] for row in await run("merge lists", lambda c: c.fetch(_LEXEMES_OF, ids))]
-    for start in range(0, len(lexemes), _MERGED_LEXEMES):
-        some = lexemes[start : start + _MERGED_LEXEMES]
-        async with get_db_transaction() as c:
-            await c.execute(_RENEW)
-            await c.execute(_MERGE, ids, some, new, kept)
+    batches = [lexemes[start : start + _MERGED_LEXEMES] for start in range(0, len(lexemes), _MERGED_LEXEMES)]
+    await _do_all(lambda c, batch: c.execute(_MERGE, ids, batch, new, kept), batches)
     await run("use the merged lists", lambda c: c.execute(_SWITCH, ids, new), changes=True)
