@@ -1,7 +1,7 @@
 """
 No name and no value becomes SQL: hostile texts in every position, against a real server with a table to be missed.
 
-FUZZ_EXAMPLES says how many texts are tried; `make fuzz` tries 100,000.
+FUZZ_EXAMPLES says how many texts are tried; `make fuzz` tries 100,000, and as many questions of search.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -158,6 +159,43 @@ def test_hostile_values_in_conditions(runner: asyncio.Runner) -> None:
 
         runner.run(call())
 
+    check()
+
+
+_TEXTS = {
+    "english": "# One or the other\n\nNAME the data: it's a canary & OR 1=1, the 'value' \\ is NULL.\n",
+    "german": "Die Daten heißen Über-Name; 50% _wahr_.\n",
+    "simple": "入門とPython3の使い方。한국어 책 ใช้เก็บข้อมูล\n",
+}
+_operators = st.lists(
+    st.sampled_from([*_PIECES, "+", "*", "|", "&", "!", "<->", ":*A", "“", "»", "日本", "입", "ก็", "\u00ad", "\u0130"]),
+    max_size=8,
+).map("".join)
+
+
+def test_hostile_questions(runner: asyncio.Runner) -> None:
+    """Any text is a question, which finds something or nothing."""
+
+    async def store() -> None:
+        await database.init_document_table()
+        for language, text in _TEXTS.items():
+            await database.insert_document(language, language, text, language=language)
+
+    @_fuzzed(_EXAMPLES * 3 // 2)  # two searches each
+    @given(st.one_of(_hostile, _operators, st.text(max_size=200)), _hostile)
+    def check(question: str, code: str) -> None:
+        async def call() -> None:
+            found = await database.search_documents(question, 3, exact=len(question) % 2 == 0)
+            assert {row["code"] for row in found} <= _TEXTS.keys()
+            assert all(row["rank"] > 0 and row["snippet"] for row in found)
+            with suppress(InvalidDataError):  # no JSON holds NUL
+                assert await database.search_sections(f"data {question}", 3, where={"metadata.a": code}) == []
+            await database.suggest_terms(question)
+            assert await _is_alive()
+
+        runner.run(call())
+
+    runner.run(store())
     check()
 
 
