@@ -55,7 +55,7 @@ _FAREWELL_SECONDS = 0.1  # to say goodbye in, where the time of close() is over
 _MAINTENANCE_SECONDS = 5.0
 _COUNTERS = ("requests", "waits", "wait_seconds", "timeouts", "connects")
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.2
-_LONGEST_KNOCK = 0.12  # one task alone knocks; who waits is to be served within 250 ms of the server's return
+_LONGEST_KNOCK = 0.09  # one task alone knocks; who waits is to be served within 250 ms of the server's return
 _HEAD_START = 0.25  # what a host gets before the next one is asked as well
 _SERVER_CHANGED = frozenset({
     "25006",  # read_only_sql_transaction: a standby, or the primary that was

@@ -35,7 +35,7 @@ T = TypeVar("T")
 Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
 
 _ROLLBACK_SECONDS = 5.0
-_ROLLBACK_SECONDS_AFTER_DEADLINE = 0.15
+_ROLLBACK_SECONDS_AFTER_DEADLINE = 0.1
 _RUN_AGAIN = frozenset({
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
