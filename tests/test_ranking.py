@@ -122,6 +122,21 @@ async def test_what_is_new_is_found_at_once_and_what_is_gone_is_not() -> None:
 
 
 @pytest.mark.usefixtures("database", "small_lists")
+async def test_lists_wait_for_those_who_write_sections_and_for_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is committed late, with ids that were taken early, is found."""
+    monkeypatch.setattr(word_lists, "_PATIENCE", 0.3)
+    await store(0, 200)
+    async with db.get_db_transaction() as conn:
+        await db.insert_document("late", "late", "word1 word1 word1 word1 word1", conn=conn)
+        await store(200, 300)
+        assert (await db.refresh_search_index())["lists"] == 0
+    async with db.get_db_transaction() as conn:
+        await conn.execute("CREATE TABLE elsewhere ()")
+        assert (await db.refresh_search_index())["lists"] > 20
+    assert (await db.search_documents("word1", 1))[0]["code"] == "late"
+
+
+@pytest.mark.usefixtures("database", "small_lists")
 async def test_a_filter_finds_what_fits_whether_that_is_much_or_little() -> None:
     """The best of all that fit, with lists and without."""
     await store(0, 600)

@@ -104,12 +104,16 @@ _WRITERS = """
 """
 
 
+_PREPARED = "-1/"  # what a transaction is called from PREPARE TRANSACTION on, whatever its name was before
+
+
 async def _settled_id() -> int | None:
     """An id up to which there will be no new section any more; None where somebody takes too long."""
     last_id = int(await run("ask for the last section", lambda c: c.fetchval(_LAST_ID)))
-    writers = before = await _writers()
+    before = await _writers()
+    writers = before
     deadline = time.monotonic() + _PATIENCE
-    while writers & before:
+    while any(writer in before or writer.startswith(_PREPARED) for writer in writers):
         if time.monotonic() > deadline:
             return None
         await asyncio.sleep(0.1)
@@ -273,16 +277,22 @@ async def _do_all(
     """Do the *work* for each of the *parts*, in their order, in a transaction of its own."""
     waiting = iter(parts)
 
+    async def do_one(part: T) -> None:
+        await run("renew the claim", lambda c: c.execute(_RENEW), changes=True)
+        async with get_db_transaction() as c:
+            await run("make lists", lambda c: c.execute(_WORK_MEMORY), changes=True, conn=c)
+            await run("make lists", lambda c: work(c, part), changes=True, conn=c)
+
     async def do_some() -> None:
         for part in waiting:
-            await run("renew the claim", lambda c: c.execute(_RENEW), changes=True)
-            async with get_db_transaction() as c:
-                await c.execute(_WORK_MEMORY)
-                await work(c, part)
+            await do_one(part)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(workers):
-            group.create_task(do_some())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(do_some())
+    except ExceptionGroup as exc:
+        raise exc.exceptions[0] from None  # as from any other function
 
 
 _SMALL_SEGMENTS = """
