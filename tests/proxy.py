@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlsplit
+
+
+async def connect_to(url: SplitResult) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A line to the server of *url*, which may listen on a unix socket."""
+    query = parse_qs(url.query)
+    if directory := query.get("host"):
+        return await asyncio.open_unix_connection(f"{directory[0]}/.s.PGSQL.{query.get('port', ['5432'])[0]}")
+    return await asyncio.open_connection(url.hostname, url.port or 5432)
 
 
 class Proxy:
@@ -49,12 +57,6 @@ class Proxy:
         credentials = self._url.netloc.rpartition("@")[0]
         return f"postgresql://{credentials}@127.0.0.1:{self.port}/{quote(database)}?sslmode=disable"
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        query = parse_qs(self._url.query)
-        if directory := query.get("host"):
-            return await asyncio.open_unix_connection(f"{directory[0]}/.s.PGSQL.{query.get('port', ['5432'])[0]}")
-        return await asyncio.open_connection(self._url.hostname, self._url.port or 5432)
-
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client's line."""
         self.connections += 1
@@ -66,7 +68,7 @@ class Proxy:
         self._tasks.add(task)
         ends = {writer}
         try:
-            server_reader, server_writer = await self._connect()
+            server_reader, server_writer = await connect_to(self._url)
             ends.add(server_writer)
             self._lines |= ends
             swallowed = asyncio.Event()

@@ -27,6 +27,8 @@ from database.search.ranking import search_with
 from database.search.retrieval import Mode
 from database.search.vectors import PROBE
 
+from .extensions import skip_without_pgvector
+
 DIMENSIONS = 48
 MODES: tuple[Mode, ...] = ("vector", "hybrid")
 
@@ -63,13 +65,6 @@ class Embedding:
 async def vectors(database: Settings) -> None:
     """A server with pgvector; the embedded one has it."""
     await skip_without_pgvector()
-
-
-async def skip_without_pgvector() -> None:
-    async with db.get_db_connection() as conn:
-        version = await conn.fetchval("SELECT default_version FROM pg_available_extensions WHERE name = 'vector'")
-    if version is None or tuple(map(int, version.split(".")[:2])) < (0, 8):
-        pytest.skip("this server has no pgvector 0.8")
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
+
+from .proxy import connect_to
 
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
@@ -65,11 +67,7 @@ class Front:
             self.in_clear += await reader.read()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes) -> None:
-        directory = parse_qs(self._url.query).get("host")
-        if directory:
-            server_reader, server_writer = await asyncio.open_unix_connection(f"{directory[0]}/.s.PGSQL.5432")
-        else:
-            server_reader, server_writer = await asyncio.open_connection(self._url.hostname, self._url.port or 5432)
+        server_reader, server_writer = await connect_to(self._url)
         server_writer.write(first)
         is_clear = writer.get_extra_info("ssl_object") is None
 
