@@ -181,3 +181,16 @@ def database_in_sync_test(server_url: str, template: str) -> Iterator[Settings]:
     settings = asyncio.run(make_database(server_url, template))
     yield settings
     asyncio.run(drop_database(server_url, settings))
+
+
+def run_blocking_query(url: str, query: str) -> list[asyncpg.Record]:
+    """The rows of *query*, for tests that have no event loop."""
+
+    async def run() -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(url)
+        try:
+            return await connection.fetch(query)
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
