@@ -163,6 +163,24 @@ def test_tables_of_ones_own(project: Project) -> None:
     assert re.search(r"database_migrations: there is no directory .*nowhere", said)
 
 
+def test_the_tests_of_the_documentation_pass(project: Project) -> None:
+    """Those that the page shows run with what it says, each block a file."""
+    page = (Path(__file__).parent.parent / "docs" / "testing.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    tests = [block for block in blocks if re.search(r"^ *(?:async )?def test_", block, re.MULTILINE)]
+    assert len(tests) == 3
+    for number, block in enumerate(tests):
+        project.write(f"test_{number}.py", block)
+    (setup,) = [block for block in blocks if "def database_setup" in block]
+    project.write("conftest.py", setup)
+    project.write(
+        "tests/data/seed_users.json", '{"users": [{"id": "0197a000-0000-7000-8000-000000000001", "email": "a"}]}'
+    )
+    code, said = project.run()
+    assert code == 0, said
+    assert "6 passed" in said
+
+
 def test_nothing_happens_until_a_fixture_is_asked_for(project: Project) -> None:
     """The package is not even imported, so pytest starts as quickly as before."""
     project.write(
