@@ -39,11 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def database_server() -> Iterator[str]:
+def database_server(pytestconfig: pytest.Config) -> Iterator[str]:
     """The URL of a server on which the tests may make databases: TEST_DATABASE_URL, else an embedded one."""
     from database.testing.databases import serve
 
-    with serve() as url:
+    with serve(pytestconfig.rootpath) as url:
         yield url
 
 

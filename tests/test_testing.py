@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +19,9 @@ from starlette.testclient import TestClient
 import database as db
 from database import Connection, Settings, repository
 from database.contrib.fastapi import ConnectionDep, TransactionDep, install_error_handlers
+from database.settings import configure
 from database.testing import create_savepoint, rollback_to_savepoint, rolled_back, with_transaction
-from database.testing.databases import used_by_default
+from database.testing.databases import TestRun, used_by_default
 
 
 @pytest.fixture
@@ -308,6 +310,16 @@ async def test_who_waits_for_a_transaction_that_waits_for_it_is_told(
 # --- savepoints and the decorator
 
 
+async def test_settings_of_the_test_itself_stay(transaction: Connection) -> None:
+    """What the test sets on its connection holds for it, whatever the code sets and resets."""
+    await transaction.execute("SET LOCAL work_mem = '1234kB'")
+    async with db.get_db_connection() as conn:
+        await conn.execute("SELECT 1")
+    async with db.get_db_transaction() as conn:
+        await store("a", conn)
+    assert await transaction.fetchval("SHOW work_mem") == "1234kB"
+
+
 async def test_savepoints(transaction: Connection) -> None:
     """What came after one is undone as often as wanted, also in the code's own transaction."""
     await store("a")
@@ -421,6 +433,80 @@ async def test_a_pool_that_was_open_before_is_diverted_and_comes_back(
         assert pool is await db.get_connection_pool()
     assert await codes() == {"before"}
     assert pool is await db.get_connection_pool()
+
+
+async def test_further_databases_are_undone_as_well(
+    fresh_database: Settings, database_run: TestRun, database_template: str
+) -> None:
+    """Each in a transaction of its own."""
+    other = database_run.create(database_template)
+    configure(other, "other")
+    try:
+        with rolled_back():
+            async with db.get_db_transaction("other") as conn:
+                await store("there", conn)
+            await store("here")
+            async with db.get_db_connection("other") as conn:
+                assert await conn.fetchval("SELECT code FROM document") == "there"
+            assert await codes() == {"here"}
+        async with db.get_db_connection("other") as conn:
+            assert await conn.fetchval("SELECT count(*) FROM document") == 0
+        await db.close_connection_pool("other")
+    finally:
+        configure(None, "other")
+        database_run.drop(other)
+
+
+def test_what_still_runs_at_the_end_is_cancelled(worker_database: Settings) -> None:
+    """A task that was left behind does not hold up the end of the test, nor what comes after it."""
+    failed: list[BaseException] = []
+
+    def leave_behind() -> None:
+        try:
+            asyncio.run(db.execute_with_retry("SELECT pg_sleep(60)"))
+        except BaseException as exc:
+            failed.append(exc)
+
+    with used_by_default(worker_database):
+        with rolled_back():
+            thread = threading.Thread(target=leave_behind)
+            thread.start()
+            while not asyncio.run(is_sleeping(worker_database)):
+                pass
+        thread.join(30)
+        assert not thread.is_alive()
+        assert len(failed) == 1
+        with rolled_back():
+            asyncio.run(store("a"))
+
+
+async def is_sleeping(settings: Settings) -> bool:
+    connection = await asyncpg.connect(settings.dsn)
+    try:
+        question = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep%'"
+        return bool(await connection.fetchval(question))
+    finally:
+        await connection.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_is_refused(db_transaction: Connection) -> None:
+    """It shares no transaction, and must not store anything in earnest either."""
+    asyncio.run(store("a"))
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            asyncio.run(store("b"))
+        except db.DatabaseError as exc:
+            os.write(writing, str(exc).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    assert b"fresh_database" in os.read(reading, 1000)
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert asyncio.run(codes()) == {"a"}
 
 
 # --- an application under test

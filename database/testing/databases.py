@@ -71,7 +71,7 @@ class TestRun:
     def settings(self, name: str) -> Settings:
         """How the package reaches the database *name*."""
         url = urlunsplit(urlsplit(self.url)._replace(path="/" + quote(name, safe="")))
-        return Settings(database_url=url, min_connections=0, max_connections=10)
+        return Settings(database_url=url, min_connections=0, max_connections=10, pooler="none")
 
     def template(self, setup: Setup) -> str:
         """The name of the database that *setup* has filled; the first of the run's processes that asks makes it."""
@@ -177,28 +177,29 @@ class TestRun:
 
 
 @contextmanager
-def serve(url: str | None = None) -> Iterator[str]:
+def serve(project: Path | None = None) -> Iterator[str]:
     """
-    The URL of a server for tests: *url*, else TEST_DATABASE_URL, else an embedded server of the project.
+    The URL of a server for tests: TEST_DATABASE_URL, else an embedded server of the *project* (a directory in it).
 
-    The embedded one lies beside that of the project (DB_EMBEDDED_DIR), with the name's end `-testing`, and does not
+    The embedded one lies beside that of the project (DB_EMBEDDED_DIR), with `-testing` behind its name, and does not
     wait for the disk: what a crash would take is made anew.
     """
-    url = url or os.environ.get("TEST_DATABASE_URL")
+    url = os.environ.get("TEST_DATABASE_URL")
     if url:
         yield url
         return
-    own = find_directory()
+    own = find_directory(place=project)
     directory = own.with_name(own.name + "-testing")
     url = run_blocking(embedded.start(directory))
-    run_blocking(_hurry(url))
+    run_blocking(make_it_hurry(url))
     try:
         yield url
     finally:
         run_blocking(embedded.stop(directory))
 
 
-async def _hurry(url: str) -> None:
+async def make_it_hurry(url: str) -> None:
+    """Have the server not wait for the disk: only for one whose databases nobody would miss."""
     connection = await asyncpg.connect(url)
     try:
         if await connection.fetchval("SELECT current_setting('fsync')") == "on":
@@ -210,12 +211,12 @@ async def _hurry(url: str) -> None:
 
 
 @contextmanager
-def used_by_default(settings: Settings) -> Iterator[None]:
+def used_by_default(settings: Settings) -> Iterator[Settings]:
     """For the time of the block, the package uses the database of *settings* where none is named."""
     before = configured()
     configure(settings)
     try:
-        yield
+        yield settings
     finally:
         configure(before)
 

@@ -12,6 +12,7 @@ import atexit
 import functools
 import inspect
 import itertools
+import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -19,7 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 from ..connect_db import Connection
-from ..exceptions import DatabaseError
+from ..exceptions import DatabaseError, DatabaseNotAvailableError
 from ..pool import Companion, Pool, PooledConnection, speaking_through
 from ..query import quote_identifier
 from ..registry import divert_pools
@@ -49,6 +50,7 @@ class _Isolation:
 
     def __init__(self) -> None:
         self._lines: dict[str, Line] = {}
+        self._pid = os.getpid()
         self._opening = asyncio.Lock()
         self._made: list[tuple[asyncio.AbstractEventLoop, Pool]] = []
         self._diverted: list[tuple[asyncio.AbstractEventLoop, Pool, _Before]] = []
@@ -82,6 +84,11 @@ class _Isolation:
         pool.expire_connections()
 
     async def _connect(self, pool: Pool) -> PooledConnection:
+        if os.getpid() != self._pid:
+            raise DatabaseNotAvailableError(
+                "a forked process cannot take part in the transaction of a test: give the test the fixture "
+                "fresh_database"
+            )
         return Session(await run_in_background(self._line(pool.name, pool.settings)))
 
     async def _line(self, name: str, settings: Settings) -> Line:
@@ -196,6 +203,8 @@ def close_idle_lines() -> None:
 
 
 atexit.register(close_idle_lines)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # the parent's sockets
 
 
 def with_transaction(fn: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:

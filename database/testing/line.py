@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import asyncpg
 
@@ -46,6 +46,12 @@ _DEFERRED = """
 """
 
 
+class Speaker(Protocol):
+    """A session, as a line knows it; *is_bottom*: that of the test itself."""
+
+    is_bottom: bool
+
+
 class Frame:
     """
     A transaction of the code under test, which is a savepoint here.
@@ -53,7 +59,7 @@ class Frame:
     *owner* is the session that began it, *below* the one that it began inside of, *place* where that was.
     """
 
-    def __init__(self, owner: object, below: Frame | None, number: int, place: str, *, readonly: bool) -> None:
+    def __init__(self, owner: Speaker, below: Frame | None, number: int, place: str, *, readonly: bool) -> None:
         self.owner = owner
         self.below = below
         self.name = f"transaction_{number}"
@@ -82,6 +88,7 @@ class Line:
         self._used = False  # something was done since it was set
         self._sets = False
         self._deferred: str | None = None
+        self._at_work: asyncio.Task[Any] | None = None
 
     # -- the test's transaction
 
@@ -102,8 +109,10 @@ class Line:
         self.is_active = True
 
     async def end(self) -> None:
-        """Undo everything; who still waits is refused."""
+        """Undo everything; what still runs is cancelled, and who still waits is refused."""
         self.is_active = False
+        if self._at_work is not None:
+            self._at_work.cancel()
         async with self._turns:
             for frame in self._frames:
                 frame.is_open = False
@@ -124,7 +133,7 @@ class Line:
 
     # -- statements
 
-    async def perform(self, session: object, where: Frame | None, sql: str, operation: Operation[T]) -> T:
+    async def perform(self, session: Speaker, where: Frame | None, sql: str, operation: Operation[T]) -> T:
         """
         The result of *operation*, which is given the driver's protocol; *sql* is what it sends.
 
@@ -133,7 +142,7 @@ class Line:
         async with self._turn(session, where) as top:
             if _CHANGES_SCHEMA.search(sql):
                 self.changed_schema = True
-            if _SETS.search(sql):
+            if _SETS.search(sql) and not session.is_bottom:
                 self._note_settings(top)
             if top is None:
                 return await self._guard(operation)
@@ -143,7 +152,7 @@ class Line:
                 return await self._guard_inside(operation, "; SET TRANSACTION READ ONLY", is_own=True)
             return await self._do(operation)
 
-    async def perform_plainly(self, session: object, where: Frame | None, operation: Operation[T]) -> T:
+    async def perform_plainly(self, session: Speaker, where: Frame | None, operation: Operation[T]) -> T:
         """The result of *operation*, which makes or ends savepoints of the session's transaction, or of the test's."""
         async with self._turn(session, where) as top:
             if top is None:
@@ -175,8 +184,6 @@ class Line:
         await self._query(f"SAVEPOINT {_GUARD}{settle}")
         try:
             result = await self._do(operation)
-            if not is_own:
-                await self._check_deferred()
         except BaseException:
             if not is_own:  # a transaction's own statement that fails is to spoil it
                 await self._undo(_GUARD)
@@ -192,7 +199,7 @@ class Line:
 
     # -- transactions of the code
 
-    async def begin_frame(self, session: object, where: Frame | None, place: str, *, readonly: bool) -> Frame:
+    async def begin_frame(self, session: Speaker, where: Frame | None, place: str, *, readonly: bool) -> Frame:
         """What BEGIN is here."""
         async with self._turn(session, where) as top:
             self._begun += 1
@@ -206,7 +213,8 @@ class Line:
         async with self._turn(frame.owner, frame):
             if commit:
                 try:
-                    await self._check_deferred()
+                    if frame.below is None:
+                        await self._check_deferred()
                     await self._query(f"RELEASE SAVEPOINT {frame.name}")
                 except asyncpg.InFailedSQLTransactionError:
                     commit = False
@@ -221,7 +229,7 @@ class Line:
                 await self._query(_RESET)
             return "COMMIT"
 
-    async def abandon(self, session: object) -> None:
+    async def abandon(self, session: Speaker) -> None:
         """Undo the transaction that *session* has left open, and those inside of it."""
         async with self._turns:
             own = [frame for frame in self._frames if frame.owner is session]
@@ -265,7 +273,7 @@ class Line:
     # -- turns
 
     @asynccontextmanager
-    async def _turn(self, session: object, where: Frame | None) -> AsyncIterator[Frame | None]:
+    async def _turn(self, session: Speaker, where: Frame | None) -> AsyncIterator[Frame | None]:
         """The turn of *session*, in a task that is inside of *where*; the transaction that is open then."""
         async with self._turns:
             if not self._may_speak(session, where):
@@ -273,14 +281,14 @@ class Line:
             self.check()
             yield self._frames[-1] if self._frames else None
 
-    def _may_speak(self, session: object, where: Frame | None) -> bool:
+    def _may_speak(self, session: Speaker, where: Frame | None) -> bool:
         if not self._frames or not self.is_active:
             return True
         while where is not None and not where.is_open:
             where = where.below
         return self._frames[-1].owner is session or self._frames[-1] is where
 
-    async def _wait(self, session: object, where: Frame | None) -> None:
+    async def _wait(self, session: Speaker, where: Frame | None) -> None:
         seconds = min(_PATIENCE, self.settings.connection_timeout)
         try:
             async with asyncio.timeout(seconds):
@@ -300,7 +308,11 @@ class Line:
             raise DatabaseNotAvailableError("the connection of the test's transaction was lost, and all of it undone")
 
     async def _do(self, operation: Operation[T]) -> T:
-        return await operation(self.connection._protocol)  # type: ignore[attr-defined]  # left out of the stubs
+        self._at_work = asyncio.current_task()
+        try:
+            return await operation(self.connection._protocol)  # type: ignore[attr-defined]  # left out of the stubs
+        finally:
+            self._at_work = None
 
     async def _query(self, sql: str) -> None:
         await self.connection._protocol.query(sql, None)  # type: ignore[attr-defined]
