@@ -158,10 +158,15 @@ def database_pool(request: pytest.FixtureRequest, worker_database: Settings) -> 
 # --- event loops
 
 
+def _is_async(request: pytest.FixtureRequest) -> bool:
+    test = getattr(request.node, "obj", None)
+    test = getattr(getattr(test, "hypothesis", None), "inner_test", test)  # what @given has wrapped
+    return inspect.iscoroutinefunction(test)
+
+
 def _check_is_run(request: pytest.FixtureRequest) -> None:
     """Say what to write where an async test is run by nobody."""
-    test = getattr(request.node, "obj", None)
-    if not inspect.iscoroutinefunction(test):
+    if not _is_async(request):
         return
     if any(request.node.get_closest_marker(name) for name in ("asyncio", "anyio", "trio")):
         return
@@ -180,7 +185,7 @@ def _check_is_run(request: pytest.FixtureRequest) -> None:
 def _loop_scope(request: pytest.FixtureRequest) -> str | None:
     """The scope of the event loop that the test runs in; None for a sync test."""
     _check_is_run(request)
-    if not inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+    if not _is_async(request):
         return None
     marker = request.node.get_closest_marker("asyncio")
     if marker is None:

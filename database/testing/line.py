@@ -120,9 +120,10 @@ class Line:
             if self.connection.is_closed():
                 return
             await self._query("ROLLBACK")
-            if self.changed_schema:  # the prepared statements may be of tables that are gone
+            if self.changed_schema:  # what the driver remembers may be of tables and types that are gone
                 await self._query("DEALLOCATE ALL")
                 self.connection._drop_local_statement_cache()  # type: ignore[attr-defined]  # left out of the stubs
+                self.connection._drop_local_type_cache()  # type: ignore[attr-defined]
             await self._query("SELECT pg_advisory_unlock_all()")
 
     async def close(self) -> None:

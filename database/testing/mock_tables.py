@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ..connect_db import Connection, perform
 from ..exceptions import RepositoryError
+from ..query import quote_identifier
 from .foreign_keys import ForeignKey, read_foreign_keys
 
 _READ = """
@@ -127,6 +128,11 @@ class MockTable(NamedTuple):
     keys: list[tuple[str, ...]]
     checks: list[Check]
     foreign_keys: list[ForeignKey]
+
+    @property
+    def sql(self) -> str:
+        """Its quoted name."""
+        return f"{quote_identifier(self.schema)}.{quote_identifier(self.name)}"
 
 
 async def read_mock_table(name: str, schema: str, conn: Connection | None) -> MockTable:
