@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from database.testing.databases import TestRun
+
 from .conftest import run_blocking_query
 
 _AUTO = """
@@ -35,9 +37,10 @@ _STORES = """
 class Project:
     """A directory with tests, and a server that they are told of."""
 
-    def __init__(self, directory: Path, server_url: str) -> None:
+    def __init__(self, directory: Path, this_run: TestRun) -> None:
         self.directory = directory
-        self.url = server_url
+        self.url = this_run.url
+        self._not_its_own = this_run.prefix
         self.write("pyproject.toml", _AUTO)
 
     def write(self, name: str, text: str) -> None:
@@ -63,19 +66,20 @@ class Project:
         )
         return run.returncode, run.stdout + run.stderr
 
+    def databases(self) -> set[str]:
+        """Those of test runs on the server, but for the run that this test is part of."""
+        rows = run_blocking_query(self.url, "SELECT datname FROM pg_database WHERE datname LIKE 'test\\_%'")
+        return {row[0] for row in rows if not row[0].startswith(self._not_its_own)}
+
 
 @pytest.fixture
-def project(tmp_path: Path, server_url: str) -> Project:
-    return Project(tmp_path, server_url)
-
-
-def databases(url: str) -> set[str]:
-    return {row[0] for row in run_blocking_query(url, "SELECT datname FROM pg_database WHERE datname LIKE 'test\\_%'")}
+def project(tmp_path: Path, database_run: TestRun) -> Project:
+    return Project(tmp_path, database_run)
 
 
 def test_two_workers_share_a_template_and_leave_nothing(project: Project) -> None:
     """Each has a database of its own on the server that TEST_DATABASE_URL names, and all are gone afterwards."""
-    before = databases(project.url)
+    before = project.databases()
     project.write("test_it.py", _STORES)
     project.write(
         "test_where.py",
@@ -94,11 +98,11 @@ def test_two_workers_share_a_template_and_leave_nothing(project: Project) -> Non
     code, said = project.run("-n", "2")
     assert code == 0, said
     assert "10 passed" in said
-    assert databases(project.url) <= before
+    assert project.databases() <= before
 
 
 def test_what_a_killed_run_has_left_is_dropped_by_the_next(project: Project) -> None:
-    before = databases(project.url)
+    before = project.databases()
     project.write(
         "test_it.py",
         """
@@ -110,11 +114,11 @@ def test_what_a_killed_run_has_left_is_dropped_by_the_next(project: Project) -> 
         """,
     )
     assert project.run(DIE="1")[0] == 9
-    left = databases(project.url) - before
+    left = project.databases() - before
     assert len(left) == 2
     code, said = project.run()
     assert code == 0, said
-    assert not databases(project.url) & left
+    assert not project.databases() & left
 
 
 def test_tables_of_ones_own(project: Project) -> None:

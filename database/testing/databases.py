@@ -43,7 +43,11 @@ _DATABASES = """
 
 
 class TestRun:
-    """A run of tests on the server at *url*: its databases, from the first that is asked for until `end`."""
+    """
+    A run of tests on the server at *url*: its databases, whose names begin with *prefix*, until `end`.
+
+    *identity* is the same in all processes of a run; by default, that of pytest-xdist.
+    """
 
     __test__ = False  # for pytest, which takes what begins with Test for tests
 
@@ -51,7 +55,7 @@ class TestRun:
         identity = identity or os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
         self.url = url
         self._key = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:4], "big")
-        self._prefix = f"test_{self._key:08x}_"
+        self.prefix = f"test_{self._key:08x}_"
         self._connection: Any = None
         self._turns = asyncio.Lock()
         run_blocking(self._begin())
@@ -78,7 +82,7 @@ class TestRun:
         return run_blocking(self._make_template(setup))
 
     async def _make_template(self, setup: Setup) -> str:
-        name = self._prefix + "template"
+        name = self.prefix + "template"
         async with self._turns:
             connection = self._connection
             await connection.execute("SELECT pg_advisory_lock($1, $2)", _MAKING, self._lock_key(self._key))
@@ -104,7 +108,7 @@ class TestRun:
 
     def create(self, template: str, name: str | None = None) -> Settings:
         """A copy of the database *template*, by default under a name that nobody has."""
-        name = self._prefix + (name or uuid.uuid4().hex)
+        name = self.prefix + (name or uuid.uuid4().hex)
 
         async def make() -> None:
             async with self._turns:

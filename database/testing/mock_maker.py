@@ -23,6 +23,7 @@ Row = dict[str, Any]
 KNOWN_ROWS = 50_000  # existing rows that are looked at
 COUNTED = ("int2", "int4", "int8", "numeric")
 _ROUNDS = 80  # in which rows that do not hold their checks are drawn again
+_LEARNT = 1_000  # rows that hold their checks are an example for the others
 _NONE = 0.1  # of the values that may be missing, so many are
 
 
@@ -265,6 +266,7 @@ class RowMaker:
             failed = await self._failed(rows, numbers)
             if not failed:
                 return
+            self._learn([rows[number] for number in numbers if number not in failed][:_LEARNT])
             for number, columns in failed.items():
                 self._redraw(rows, [number], columns)
             numbers = list(failed)
@@ -274,6 +276,15 @@ class RowMaker:
             raise InvalidDataError(
                 f"no made-up values hold the checks of table {self.table.name!r} ({names}): give some in overrides"
             )
+
+    def _learn(self, rows: list[Row]) -> None:
+        """From *rows*, which hold their checks: what columns that are checked alone, and need not differ, may be."""
+        together = {column for check in self._checks if len(check.columns) > 1 for column in check.columns}
+        differing = {column for key in self.table.keys for column in key}
+        alone = {column for check in self._checks for column in check.columns} - together - differing
+        for name in alone & set(self._makers):
+            if rows:
+                self._makers[name] = self._values.one_of([row[name] for row in rows])
 
     async def _failed(self, rows: list[Row], numbers: Sequence[int]) -> dict[int, set[str]]:
         """The columns of the checks that rows do not hold, by the number of the row; keys that were doubled, too."""

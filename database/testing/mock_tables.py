@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..connect_db import Connection, perform
@@ -103,7 +104,7 @@ class MockColumn:
     default: str | None
     labels: tuple[str, ...]
 
-    @property
+    @cached_property
     def length(self) -> int | None:
         """Of a text, or of each in an array."""
         declared = re.search(r"\((\d+)\)", self.declared)

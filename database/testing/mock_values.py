@@ -21,7 +21,9 @@ from .mock_tables import Check, MockColumn
 Make = Callable[[], Any]
 
 _POOL = 250  # of each kind of text, for Faker makes some ten thousand a second
-_FIRST_DAY = datetime(2024, 1, 1, tzinfo=UTC)  # fixed, so that a seed makes the same rows on another day
+_ROOMY = 20  # characters
+# Of two years; fixed, so that a seed makes the same rows on another day.
+_FIRST_SECOND = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
 _TEXTS = frozenset({"text", "varchar", "bpchar", "citext", "name", "char"})
 _INTEGERS = {"int2": 2**15 - 1, "int4": 2**31 - 1, "int8": 2**63 - 1}
 # The first that is found in a column's name says what is in it, by the names of Faker's providers.
@@ -78,6 +80,11 @@ class MockValues:
         self._faker.seed_instance(self.random.getrandbits(64))
         self._pools: dict[str, list[str]] = {}
 
+    def one_of(self, values: Sequence[Any]) -> Make:
+        """What makes one of *values*; several times as fast as `Random.choice`."""
+        chance, number = self.random.random, len(values)
+        return lambda: values[int(chance() * number)]
+
     # -- texts
 
     def _pool(self, provider: str) -> list[str]:
@@ -97,7 +104,7 @@ class MockValues:
         if length is not None:
             fitting = [text for text in pool if len(text) <= length]
             pool = fitting or [text[:length].rstrip() or "x" * length for text in pool]
-        return partial(self.random.choice, pool)
+        return self.one_of(pool)
 
     # -- other types
 
@@ -111,14 +118,14 @@ class MockValues:
     def _one(self, column: MockColumn, kind: str) -> Make:
         number = self.random
         if column.labels:
-            return partial(number.choice, column.labels)
+            return self.one_of(column.labels)
         if kind in _TEXTS:
             return self._text(column.name, 1 if kind == "char" else column.length)
         if kind in _INTEGERS:
             low, high = next(
                 ((low, high) for pattern, low, high in _WHOLE_NUMBERS if pattern.search(column.name.lower())), (1, 1000)
             )
-            return partial(number.randint, low, high)
+            return self.one_of(range(low, high + 1))
         if kind == "numeric":
             return self._numeric(column.modifier)
         if kind in ("vector", "halfvec"):
@@ -164,7 +171,7 @@ class MockValues:
         return lambda: Decimal(self.random.randint(0, highest)).scaleb(-scale)
 
     def _moment(self) -> datetime:
-        return _FIRST_DAY + timedelta(seconds=self.random.randrange(730 * 86_400))
+        return datetime.fromtimestamp(_FIRST_SECOND + int(self.random.random() * 63_072_000), UTC)
 
     def _object(self) -> dict[str, Any]:
         words = self._pool("word")
@@ -179,7 +186,8 @@ class MockValues:
             return make
         # what several columns are to be together is found by trying, rather than near the numbers that are compared
         often = 0.9 if all(len(check.columns) == 1 for check in checks) else 0.3
-        return lambda: self.random.choice(ways)() if self.random.random() < often else make()
+        chance, number = self.random.random, len(ways)
+        return lambda: ways[int(chance() * number)]() if chance() < often else make()
 
     def _ways(self, column: MockColumn, expression: str) -> list[Make]:
         kind = column.type
@@ -189,7 +197,7 @@ class MockValues:
         if kind in _INTEGERS or kind in ("numeric", "float4", "float8"):
             plain = re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.])", expression)
             numbers = sorted({Decimal(text) for text in [*plain, *literals] if re.fullmatch(r"-?\d+(\.\d+)?", text)})
-            return [partial(self._near, kind, numbers)] if numbers else []
+            return [self._near(kind, numbers)] if numbers else []
         if kind in ("date", "timestamp", "timestamptz"):
             return self._time_ways(kind, literals)
         return []
@@ -205,7 +213,7 @@ class MockValues:
         ways += [partial(self._like, like) for like in likes]
         values = [text for text in literals if text not in patterns and text not in likes]
         if values:
-            ways.append(partial(self.random.choice, values))
+            ways.append(self.one_of(values))
         if "length" in expression:
             numbers = [int(text) for text in re.findall(r"\b\d{1,5}\b", expression)]
             if numbers:
@@ -225,16 +233,22 @@ class MockValues:
         near = self.random.choice(numbers) + self.random.choice((-1, 0, 0, 1, 3, 8))
         return "".join(self.random.choices(string.ascii_lowercase, k=max(0, min(near, longest))))
 
-    def _near(self, kind: str, numbers: list[Decimal]) -> Any:
-        low, high = numbers[0], numbers[-1]
+    def _near(self, kind: str, numbers: list[Decimal]) -> Make:
+        """What makes one of *numbers*, or one beside them, or between the least and the greatest."""
+        chance, low, high = self.random.random, float(numbers[0]), float(numbers[-1])
         if low == high:
             low, high = low - 100, high + 100
-        found = self.random.choice(
-            (self.random.choice(numbers), *[Decimal(str(round(self.random.uniform(float(low), float(high)), 2)))] * 3)
-        )
         if kind in _INTEGERS:
-            return max(-_INTEGERS[kind], min(_INTEGERS[kind], int(found + self.random.choice((0, 0, 1, -1)))))
-        return float(found) if kind.startswith("float") else found
+            limit = _INTEGERS[kind]
+            few = [int(number) + step for number in numbers for step in (-1, 0, 1)]
+            exact = self.one_of([number for number in few if -limit <= number <= limit] or [0])
+            least, most = max(-limit, int(low)), min(limit, int(high))
+            return lambda: exact() if chance() < 0.3 else least + int(chance() * (most - least + 1))
+        if kind == "numeric":
+            exact = self.one_of(numbers)
+            return lambda: exact() if chance() < 0.3 else Decimal(f"{low + chance() * (high - low):.2f}")
+        exact = self.one_of([float(number) for number in numbers])
+        return lambda: exact() if chance() < 0.3 else round(low + chance() * (high - low), 2)
 
     def _time_ways(self, kind: str, literals: list[str]) -> list[Make]:
         moments = []
@@ -255,7 +269,8 @@ def distinct(column: MockColumn, value: Any, number: int) -> Any:
     """*value*, changed so that no two numbers give the same; None where the type does not allow it."""
     kind = column.type
     if kind in _TEXTS and isinstance(value, str):
-        mark = _short(number)
+        # hexadecimal is made quicker, but longer
+        mark = f"{number:x}" if column.length is None or column.length > _ROOMY else _short(number)
         if column.length is not None and len(mark) > column.length:
             return None
         if "@" in value:
