@@ -306,6 +306,8 @@ class Pool:
         self.redacted_url = settings.redacted_url
         self.companions: dict[object, Companion] = {}
         self.catalog: Any = None  # what columns.py knows of this database
+        # what makes its connections in place of the server, as testing/ has them share a transaction
+        self.source: Callable[[Pool], Awaitable[PooledConnection]] | None = None
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
@@ -547,8 +549,20 @@ class Pool:
 
     async def connect(self, timeout: float) -> PooledConnection:
         """A connection that the pool does not count: the caller closes it. Raises what the driver raises."""
-        settings = self.settings
         generation = self._generation  # one that is made while all are expired leads where they led
+        connection = await (self._connect_to_server(timeout) if self.source is None else self.source(self))
+        now = self._loop.time()
+        connection.pool = self
+        connection.has_prepared = False
+        connection.was_writable = connection.is_writable
+        connection.generation = generation
+        connection.expires_at = now + self.settings.max_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 (not all at once)
+        connection.idle_since = now
+        self._counters["connects"] += 1
+        return connection
+
+    async def _connect_to_server(self, timeout: float) -> PooledConnection:
+        settings = self.settings
         server_settings = {"application_name": settings.application_name}
         limit = None if settings.statement_timeout is None else max(1, round(settings.statement_timeout * 1000))
         pooled = settings.pooler == "transaction"
@@ -584,14 +598,6 @@ class Pool:
             except BaseException:
                 connection.terminate()
                 raise
-        now = self._loop.time()
-        connection.pool = self
-        connection.has_prepared = False
-        connection.was_writable = connection.is_writable
-        connection.generation = generation
-        connection.expires_at = now + settings.max_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 (not all at once)
-        connection.idle_since = now
-        self._counters["connects"] += 1
         return connection
 
     def _not_available(self, exc: BaseException, detail: str = "") -> ConnectionPoolError:
@@ -707,7 +713,8 @@ class Pool:
             raise self.closed_error()
         if self._loop is not asyncio.get_running_loop():
             raise ConnectionPoolError(
-                "this pool belongs to another event loop; ask get_connection_pool() for the one of this loop"
+                "this pool belongs to another event loop; ask get_connection_pool() for the one of this loop (under "
+                "pytest-asyncio, set asyncio_default_fixture_loop_scope and asyncio_default_test_loop_scope alike)"
             )
         if self._pid != os.getpid():
             raise ConnectionPoolError(

@@ -25,6 +25,8 @@ _callbacks: dict[str, list[InitCallback]] = {}
 # the pool whose init callbacks run in this task: they use it before anybody else may
 _initializing: ContextVar[Pool | None] = ContextVar("_initializing", default=None)
 _of_the_parent: list[object] = []
+# what is done with each pool before anybody uses it; see `divert_pools`
+_divert: Callable[[Pool], None] | None = None
 
 
 class _Entry:
@@ -33,6 +35,8 @@ class _Entry:
     def __init__(self, name: str) -> None:
         settings = get_settings(name)
         self.pool = Pool(settings, lambda: server_address(settings), name=name)
+        if _divert is not None:
+            _divert(self.pool)
         self.is_open = False
         self.opening = asyncio.get_running_loop().create_task(self._open())
 
@@ -128,6 +132,18 @@ def open_pool(name: str = "default") -> Pool | None:
     entries = _pools.get(asyncio.get_running_loop())
     entry = entries.get(name) if entries else None
     return entry.pool if entry is not None and entry.is_open and not entry.pool.is_closing() else None
+
+
+def divert_pools(divert: Callable[[Pool], None] | None) -> list[tuple[asyncio.AbstractEventLoop, Pool]]:
+    """
+    Have `divert(pool)` called with each pool that is made from now on, in any event loop; None: no longer.
+
+    Returns the pools that there are, and their loops. The door of testing/.
+    """
+    global _divert
+    _divert = divert
+    _forget_ended_loops()
+    return [(loop, entry.pool) for loop, entries in _pools.items() for entry in entries.values()]
 
 
 def is_pool_active(name: str = "default") -> bool:

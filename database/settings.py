@@ -257,6 +257,12 @@ def configure(settings: Settings | None, name: str = "default") -> None:
             _configured[name] = settings
 
 
+def configured(name: str = "default") -> Settings | None:
+    """What `configure` was given last for the database *name*."""
+    with _lock:
+        return _configured.get(name)
+
+
 def get_settings(name: str = "default") -> Settings:
     """
     The settings of the database *name*: those of `configure`, else the environment's and `.env`'s.

@@ -1,7 +1,6 @@
 """
-A real server for every test, and a database of its own for each that asks for one.
+A real server for every test, and a database of its own for each that asks for one: those of the plugin of the package.
 
-The embedded server, in a directory of this test run, shared by all its processes; TEST_DATABASE_URL names another.
 With TEST_POOLER=transaction the package reaches it through a PgBouncer of each process.
 """
 
@@ -9,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +18,8 @@ import pytest
 from pydantic import SecretStr
 
 import database as db
-from database import embedded
 from database.settings import Settings, configure
+from database.testing.databases import TestRun, used_by_default
 
 from .pgbouncer import pgbouncer
 
@@ -69,20 +67,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server on which the tests may make databases."""
-    url = os.environ.get("TEST_DATABASE_URL")
-    if url:
-        with _behind_pooler(url):
-            yield url
-        return
-    base = tmp_path_factory.getbasetemp()
-    # under pytest-xdist, the workers' directories lie in one that they share
-    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "server"
-    url = asyncio.run(embedded.start(directory))
-    with _behind_pooler(url):
-        yield url
-    asyncio.run(embedded.stop(directory))
+def server_url(database_server: str) -> Iterator[str]:
+    """The URL of the server of the plugin, on which the tests may make databases."""
+    with _behind_pooler(database_server):
+        yield database_server
 
 
 @contextmanager
@@ -94,60 +82,48 @@ def _behind_pooler(url: str) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def template(server_url: str) -> Iterator[str]:
-    """The name of a database with the package's tables, for the databases of this process to be copied from."""
-    name = f"template_{uuid.uuid4().hex}"
-
-    async def make() -> None:
-        await _administer(server_url, f'CREATE DATABASE "{name}"')
-        configure(Settings(database_url=database_url(server_url, name), min_connections=0))
-        await db.init_document_table()
-        await db.init_chat_history_table()
-        await db.close_connection_pool()
-        configure(None)
-
-    asyncio.run(make())
-    yield name
-    asyncio.run(_administer(server_url, f'DROP DATABASE "{name}"'))
-
-
 @pytest.fixture
-async def empty_database(server_url: str) -> AsyncIterator[Settings]:
+async def empty_database(server_url: str, database_run: TestRun) -> AsyncIterator[Settings]:
     """A database without any table, which the package uses by default; gone with all connections after the test."""
-    settings = await make_database(server_url, "template1")
-    yield settings
-    await drop_database(server_url, settings)
+    with _new_database(database_run, "template1") as settings:
+        yield settings
+        await db.close_connection_pool(timeout=1)
 
 
 @pytest.fixture
-async def database(server_url: str, template: str) -> AsyncIterator[Settings]:
-    """A database with empty tables, which the package uses by default; gone with all connections after the test."""
-    settings = await make_database(server_url, template)
-    yield settings
-    await drop_database(server_url, settings)
+async def database(server_url: str, database_run: TestRun, database_template: str) -> AsyncIterator[Settings]:
+    """As the plugin's `fresh_database`; behind a pooler, where there is one."""
+    with _new_database(database_run, database_template) as settings:
+        yield settings
+        await db.close_connection_pool(timeout=1)
 
 
-async def make_database(server_url: str, template: str) -> Settings:
-    """A new database, which the package uses by default from now on."""
-    name = f"test_{uuid.uuid4().hex}"
-    await _administer(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    settings = Settings(
-        database_url=database_url(_pooler_urls.get(server_url, server_url), name),
-        pooler="transaction" if _POOLER == "transaction" else "none",
-        min_connections=0,
-        max_connections=10,
+@pytest.fixture
+def database_in_sync_test(server_url: str, database_run: TestRun, database_template: str) -> Iterator[Settings]:
+    """As `database`, for tests that run event loops of their own."""
+    with _new_database(database_run, database_template) as settings:
+        yield settings
+
+
+@contextmanager
+def _new_database(run: TestRun, template: str) -> Iterator[Settings]:
+    direct = run.create(template)
+    try:
+        with used_by_default(through_pooler(direct, run.url)) as settings:
+            yield settings
+    finally:
+        configure(None)
+        run.drop(direct)
+
+
+def through_pooler(direct: Settings, server_url: str) -> Settings:
+    """The *direct* settings of a database, or those that lead to it through the pooler of this process."""
+    if _POOLER != "transaction":
+        return direct
+    name = urlsplit(direct.dsn).path[1:]
+    return direct.model_copy(
+        update={"database_url": database_url(_pooler_urls[server_url], name), "pooler": "transaction"}
     )
-    configure(settings)
-    return settings
-
-
-async def drop_database(server_url: str, settings: Settings) -> None:
-    """The end of what `make_database` made, and of every connection to it."""
-    await db.close_connection_pool(timeout=1)
-    configure(None)
-    name = urlsplit(settings.dsn).path[1:]
-    await _administer(server_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 def database_url(server_url: str, name: str) -> SecretStr:
@@ -167,17 +143,14 @@ def _same(pooler_url: str, settings: Settings) -> bool:
     return parse_qs(urlsplit(pooler_url).query)["host"] == parse_qs(urlsplit(settings.dsn).query).get("host")
 
 
-async def _administer(server_url: str, command: str) -> None:
-    connection = await asyncpg.connect(server_url)
-    try:
-        await connection.execute(command)
-    finally:
-        await connection.close()
+def run_blocking_query(url: str, query: str) -> list[asyncpg.Record]:
+    """The rows of *query*, for tests that have no event loop."""
 
+    async def run() -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(url)
+        try:
+            return await connection.fetch(query)
+        finally:
+            await connection.close()
 
-@pytest.fixture
-def database_in_sync_test(server_url: str, template: str) -> Iterator[Settings]:
-    """As `database`, for tests that run event loops of their own."""
-    settings = asyncio.run(make_database(server_url, template))
-    yield settings
-    asyncio.run(drop_database(server_url, settings))
+    return asyncio.run(run())

@@ -24,7 +24,7 @@ from database.settings import Settings
 from .program import PROGRAM, environment, run, run_in_terminal, start, write_files
 
 COMMANDS = (
-    "demo", "check", "init", "ingest", "search", "health",
+    "demo", "check", "init", "ingest", "search", "health", "seed", "mock",
     "server start", "server stop", "server status", "server psql-uri",
     "migrate up", "migrate down", "migrate status", "migrate new",
 )  # fmt: skip
@@ -99,6 +99,28 @@ async def test_init_makes_the_tables_once(empty_database: Settings) -> None:
         f"already there  {name}" for name in ("document", "chat_history", "search_words", "document_section")
     ]
     assert await db.get_document_count() == 0
+
+
+async def test_seed_and_mock_fill_tables(database: Settings, tmp_path: Path) -> None:
+    """From a file, or made up; the same number makes the same rows, and --dry-run stores none."""
+    file = tmp_path / "seed.json"
+    file.write_text('{"document": [{"code": "a", "name": "n", "content": "t"}]}')
+    for _ in range(2):
+        assert run("seed", file, settings=database).out == "1 of document\n"
+    assert run("seed", file, "--json", settings=database).json == {"document": 1}
+    assert run("mock", "document", 30, "--json", settings=database).json == {"table": "document", "rows": 30}
+    assert await db.get_document_count() == 31
+    rows = [run("mock", "document", 2, "--seed", 1, "--dry-run", "--json", settings=database).json for _ in range(2)]
+    assert rows[0] == rows[1] and len(rows[0]) == 2
+    assert run("mock", "document", 2, "--dry-run", settings=database).out.count("code=") == 2
+    assert await db.get_document_count() == 31
+    for wrong in (
+        ["seed", tmp_path / "nothing.json"],
+        ["mock", "nothing", 1],
+        ["mock", "document", 1, "--schema", "x"],
+    ):
+        result = run(*wrong, settings=database)
+        assert result.code == 1 and result.err.startswith("error: "), result
 
 
 async def test_migrate_applies_and_undoes_the_files_of_an_application(empty_database: Settings, tmp_path: Path) -> None:

@@ -47,7 +47,50 @@ def uvicorn(application: str, environment: dict[str, str]) -> Iterator[httpx.Cli
 
 def test_every_example_is_tested() -> None:
     """An example that no test runs is not there."""
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"fastapi_app.py", "quickstart.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "fastapi_app.py",
+        "mock_rows.py",
+        "quickstart.py",
+        "testing_modes.py",
+        "transactions_in_tests.py",
+    }
+
+
+def run(bare: dict[str, str], *command: str) -> str:
+    """What a program prints that must end well, in a directory that is not the examples'."""
+    finished = subprocess.run(
+        [sys.executable, *command], env=bare, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+def test_mock_rows(bare: dict[str, str]) -> None:
+    """Every line says what the one before has promised, and nothing stays."""
+    printed = run(bare, str(EXAMPLES / "mock_rows.py"))
+    assert re.search(r"^one row: Jane, \d\d+, \S+@\S+$", printed, re.MULTILINE)
+    assert "the same seed, the same row: True" in printed
+    assert "a user with posts: {'users': 1, 'posts': 3}" in printed
+    assert "stored: 10000 posts of 1 user\nleft: False\n" in printed
+
+
+def test_transactions_in_tests(bare: dict[str, str]) -> None:
+    """As a user's tests: without any configuration but that of pytest-asyncio."""
+    options = ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function", "-p", "no:cacheprovider"]
+    assert "4 passed" in run(bare, "-m", "pytest", *options, str(EXAMPLES / "transactions_in_tests.py"))
+
+
+def test_testing_modes(bare: dict[str, str]) -> None:
+    """Mock stores nothing, end to end cleans up, production leaves what it did; and so when it is run again."""
+    for _ in range(2):
+        assert run(bare, str(EXAMPLES / "testing_modes.py")).splitlines() == [
+            "mock: 6 projects, five of them made up",
+            "after mock: 0",
+            "e2e: 1 project; tests that run: 1",
+            "after e2e: 0",
+            "production: 1 project",
+            "after production: 1",
+        ]
 
 
 def test_quickstart_is_the_program_of_the_readme() -> None:

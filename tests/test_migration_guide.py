@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 import database as db
+from database import testing
 from database.contrib import fastapi
 from database.settings import Settings
 from tests.running import client_of, run_block, run_program
@@ -166,6 +167,7 @@ def test_names_exist() -> None:
         *db.__all__,
         *db.repository.__all__,
         *fastapi.__all__,
+        *testing.__all__,
         *dir(asyncpg.Connection),
         *dir(db.Pool),
         *Settings.model_fields,

@@ -14,7 +14,7 @@ import pytest
 import database as db
 from database.settings import Settings, configure
 
-from .conftest import database_url, drop_database, make_database
+from .conftest import database_url
 from .pgbouncer import find_pgbouncer, pgbouncer
 from .roles import connected_as, login_role
 
@@ -243,22 +243,18 @@ async def test_two_users_at_once_never_see_each_others_rows(secured: Settings) -
     assert await use_as_two(CALLS) == 0
 
 
-async def test_two_users_never_see_each_others_rows_through_pgbouncer(server_url: str, template: str) -> None:
+async def test_two_users_never_see_each_others_rows_through_pgbouncer(server_url: str, database: Settings) -> None:
     """The same through PgBouncer in transaction mode, where two users share the three sessions of the server."""
     find_pgbouncer()
-    direct = await make_database(server_url, template)
-    try:
-        await db.enable_row_security()
-        await db.insert_document("Everybody's", "shared", "to be read by all")
-        with pgbouncer(server_url, pool_size=3) as url:
-            name = direct.dsn.partition("?")[0].rpartition("/")[2]
-            pooled = direct.model_copy(update={"database_url": database_url(url, name), "pooler": "transaction"})
-            async with login_role(member_of="pgdatabase_user") as role:
-                async with connected_as(role, pooled):
-                    assert await use_as_two(CALLS) == 0
-                configure(direct)
-    finally:
-        await drop_database(server_url, direct)
+    await db.enable_row_security()
+    await db.insert_document("Everybody's", "shared", "to be read by all")
+    with pgbouncer(server_url, pool_size=3) as url:
+        name = database.dsn.partition("?")[0].rpartition("/")[2]
+        pooled = database.model_copy(update={"database_url": database_url(url, name), "pooler": "transaction"})
+        async with login_role(member_of="pgdatabase_user") as role:
+            async with connected_as(role, pooled):
+                assert await use_as_two(CALLS) == 0
+            configure(database)
 
 
 async def test_without_row_security_nobody_acts_as_a_user(database: Settings) -> None:

@@ -32,6 +32,7 @@ from ..search.refresh import refresh_search_index
 from ..settings import configure, get_settings
 from .checks import applied_migrations, run_checks
 from .demo import find_own_documents, run_demo
+from .filling import store_mock_rows, store_seed_data
 from .terminal import Terminal, log_to
 from .views import show_check, show_file, show_files, show_health, show_hit, show_ingestion, show_server
 
@@ -271,6 +272,39 @@ async def _health(terminal: Terminal, timeout: float) -> int:
     show_health(terminal, report)
     terminal.give(report)
     return 1 if report["status"] == "unhealthy" else 0
+
+
+@app.command(epilog="Example: python -m database seed tests/data/seed_projects.json")
+def seed(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Tables and their rows, as JSON.")],
+    schema: Annotated[str, typer.Option(metavar="NAME", help="Of tables that are named without one.")] = "public",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """
+    Store the rows of a JSON file, all or none.
+
+    The file is an object: names of tables, and lists of their rows. It may be loaded again.
+    """
+    _run(lambda terminal: store_seed_data(terminal, file.expanduser(), schema), as_json, debug)
+
+
+@app.command(epilog="Example: python -m database mock users 1000 --seed 1")
+def mock(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="That is to have rows.")],
+    count: Annotated[int, typer.Argument(min=0, metavar="COUNT", help="How many.")],
+    schema: Annotated[str, typer.Option(metavar="NAME", help="Of the table.")] = "public",
+    chance: Annotated[int | None, typer.Option("--seed", metavar="N", help="The same number, the same rows.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the rows.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """
+    Store made-up rows that hold all constraints of the table.
+
+    Where a foreign key needs rows and there are none, some are made first.
+    """
+    _run(lambda terminal: store_mock_rows(terminal, table, count, schema, chance, dry_run=dry_run), as_json, debug)
 
 
 @server.command(epilog="Example: python -m database server start")

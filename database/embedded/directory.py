@@ -31,16 +31,17 @@ _SOCKET_PATH_LIMIT = (107 if sys.platform == "linux" else 103) - len(f"/.s.PGSQL
 _PROJECT_MARKS = ("pyproject.toml", ".git", ".env")
 
 
-def find_directory(directory: Path | None = None) -> Path:
+def find_directory(directory: Path | None = None, *, place: Path | None = None) -> Path:
     """
     The real path of *directory*, else of DB_EMBEDDED_DIR, else of the project's directory in the user's data.
 
-    The project is the nearest directory, from the working directory upward, that holds a pyproject.toml, .git or .env.
+    The project is the nearest directory, from *place* (the working directory) upward, that holds a pyproject.toml, .git
+    or .env.
     """
     directory = directory or get_settings().embedded_dir
     if directory is not None:
         return directory.expanduser().resolve()
-    here = Path.cwd().resolve()
+    here = (place or Path.cwd()).resolve()
     marked = (place for place in (here, *here.parents) if any((place / mark).exists() for mark in _PROJECT_MARKS))
     project = next(marked, here)
     name = re.sub(r"[^\w.-]", "-", project.name, flags=re.ASCII)[:40] or "root"
