@@ -69,6 +69,7 @@ from .exceptions import (
 )
 from .formatting import format_for_log, format_response, format_variable
 from .ingestion import ingest_directory, ingest_files_batch, read_and_insert_md_file
+from .metrics import get_query_stats, print_query_summary, reset_query_stats, time_query
 from .row_security import acting_as, enable_row_security
 from .schema import (
     create_table,
@@ -138,6 +139,7 @@ __all__ = [
     "get_documents_by_codes",
     "get_list_of_documents",
     "get_pool_stats",
+    "get_query_stats",
     "get_recent_chat_history",
     "get_settings",
     "get_user_threads",
@@ -156,10 +158,12 @@ __all__ = [
     "migrate",
     "migration_status",
     "ping_postgres",
+    "print_query_summary",
     "read_and_insert_md_file",
     "refresh_search_index",
     "register_init_callback",
     "repository",
+    "reset_query_stats",
     "rollback",
     "run_in_transaction",
     "save_chat_history",
@@ -169,6 +173,7 @@ __all__ = [
     "suggest_terms",
     "temporary_data",
     "temporary_schema",
+    "time_query",
     "unregister_init_callback",
     "update_document_content",
     "upsert_document",
