@@ -8,6 +8,7 @@ DATABASE_URL, or POSTGRES_HOST and the like, that server is used.
 """
 
 from . import embedded, repository
+from .backup import commit_dumps_to_git, dump_database, list_dumps, restore_database, sync_from
 from .chat_history import (
     delete_chat_history_before,
     delete_chat_message,
@@ -53,6 +54,7 @@ from .document import (
     upsert_document,
 )
 from .exceptions import (
+    BackupError,
     ChatHistoryError,
     ColumnMatchError,
     ConnectionPoolError,
@@ -93,6 +95,7 @@ from .settings import Settings, configure, get_settings
 __version__ = "2.0.0"
 
 __all__ = [
+    "BackupError",
     "ChatHistoryError",
     "ColumnMatchError",
     "Connection",
@@ -111,6 +114,7 @@ __all__ = [
     "Settings",
     "acting_as",
     "close_connection_pool",
+    "commit_dumps_to_git",
     "configure",
     "create_table",
     "database_lifespan",
@@ -120,6 +124,7 @@ __all__ = [
     "delete_thread_history",
     "drop_project_schema",
     "drop_section_vectors",
+    "dump_database",
     "embed_missing",
     "embedded",
     "enable_row_security",
@@ -154,6 +159,7 @@ __all__ = [
     "is_pool_active",
     "iter_documents",
     "list_documents_page",
+    "list_dumps",
     "list_missing_embeddings",
     "migrate",
     "migration_status",
@@ -164,6 +170,7 @@ __all__ = [
     "register_init_callback",
     "repository",
     "reset_query_stats",
+    "restore_database",
     "rollback",
     "run_in_transaction",
     "save_chat_history",
@@ -171,6 +178,7 @@ __all__ = [
     "search_documents",
     "search_sections",
     "suggest_terms",
+    "sync_from",
     "temporary_data",
     "temporary_schema",
     "time_query",

@@ -62,7 +62,7 @@ def instrument(tracer_provider: TracerProvider | None = None, *, statements: boo
                 _originals.append((module, name, function))
                 setattr(module, name, _traced(function, tracer, kind, is_about_a_table=module is repository))
     if statements:
-        instrumentor = AsyncPGInstrumentor()
+        instrumentor = AsyncPGInstrumentor()  # type: ignore[no-untyped-call]  # it has no types
         _statements.append(instrumentor)
         instrumentor.instrument(tracer_provider=_Wordless(tracer_provider or trace.get_tracer_provider()))
 
