@@ -211,6 +211,8 @@ def classify(exc: BaseException, *, connecting: bool = False, closed: bool = Tru
     state = sqlstate_of(exc)
     if state in _NEVER_SENT or (connecting and state in _NEVER_SENT_WHILE_CONNECTING):
         return Failure.NEVER_SENT
+    if connecting and state == "3D000" and getattr(exc, "detail", None):
+        return Failure.NEVER_SENT  # "it seems to have just been dropped or renamed": a restoring swaps databases
     lost = isinstance(exc, _CONNECTION_LOST) or (isinstance(exc, asyncpg.InterfaceError | AttributeError) and closed)
     if state in _UNKNOWN or (state is None and lost):
         return Failure.NEVER_SENT if connecting else Failure.UNKNOWN

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import hashlib
 import logging
 import re
 import secrets
@@ -32,7 +33,6 @@ log = logging.getLogger("database")
 
 _TABLE = re.compile(r"processing data for table \"(.*)\"$")
 _NEW, _OLD = "pgdatabase_restoring_", "pgdatabase_replaced_"
-_LOCK = 0x7067_6461_7461  # of restorings, against those who tidy up behind others
 _SWAP_SECONDS = 20.0
 _CLEAN_UP_SECONDS = 30.0
 _NO_SUCH_DATABASE = "3D000"
@@ -78,9 +78,10 @@ _READ_DATABASE = """
 """
 
 _LEFTOVERS = """
-    SELECT datname FROM pg_database
-     WHERE datname ~ '^pgdatabase_(restoring|replaced)_[0-9a-f]{16}$' AND datdba IN (SELECT oid FROM pg_roles
-                                                                                   WHERE pg_has_role(oid, 'USAGE'))
+    SELECT datname
+      FROM pg_database
+     WHERE datname ~ ('^pgdatabase_(restoring|replaced)_' || $1 || '[0-9a-f]{16}$')
+       AND pg_has_role(datdba, 'USAGE')
 """
 
 _CUT_OFF = (
@@ -134,7 +135,7 @@ async def restore_database(
                 place.server_version, at_least=major_of(head.pg_dump_version), tls=place.needs_tls, restoring=True,
                 doing="pg_restore",
             )  # fmt: skip
-            await _tidy_up(admin)
+            await _tidy_up(admin, database)
             async with _database_beside(admin, place, replaced, doing) as new:
                 arguments: list[str | Path] = [
                     clients.directory / "pg_restore",
@@ -241,14 +242,23 @@ def _tell(progress: Progress | None, total: int) -> Callable[[str], None]:
     return on_line
 
 
-async def _tidy_up(admin: PooledConnection) -> None:
+def mark_of(database: str) -> str:
+    """What the names of databases have in common that stand in for *database* for a time: 8 digits."""
+    return hashlib.sha256(database.encode()).hexdigest()[:8]
+
+
+async def _tidy_up(admin: PooledConnection, database: str) -> None:
     """Drop what restorings have left behind whose process was killed; nothing while another one is on its way."""
-    if await admin.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
-        for row in await admin.fetch(_LEFTOVERS):
+    mark = mark_of(database)
+    lock = int(mark, 16)
+    if await admin.fetchval("SELECT pg_try_advisory_lock($1)", lock):
+        for row in await admin.fetch(_LEFTOVERS, mark):
             log.warning("dropping %s, which a restoring that was killed has left behind", row["datname"])
             await admin.execute(f"DROP DATABASE IF EXISTS {quote_identifier(row['datname'])} WITH (FORCE)")
-    await admin.execute("SELECT pg_advisory_lock_shared($1)", _LOCK)
-    await admin.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+        await admin.execute("SELECT pg_advisory_lock_shared($1)", lock)
+        await admin.execute("SELECT pg_advisory_unlock($1)", lock)
+    else:
+        await admin.execute("SELECT pg_advisory_lock_shared($1)", lock)
 
 
 @asynccontextmanager
@@ -256,7 +266,7 @@ async def _database_beside(
     admin: PooledConnection, place: Place, like: dict[str, Any] | None, doing: str
 ) -> AsyncIterator[str]:
     """A new database with what was set for *like*; at the end of the block, whatever has an unnatural name is gone."""
-    token = secrets.token_hex(8)
+    token = mark_of(place.database) + secrets.token_hex(8)
     new = _NEW + token
     try:
         for statement in await _creation(admin, new, like):
@@ -288,9 +298,10 @@ async def _creation(admin: PooledConnection, new: str, like: dict[str, Any] | No
         f"LOCALE_PROVIDER {provider}",
         f"LC_COLLATE {await literal(like['datcollate'])}",
         f"LC_CTYPE {await literal(like['datctype'])}",
-        f"TABLESPACE {quote_identifier(like['tablespace'])}",
         f"CONNECTION LIMIT {like['datconnlimit']}",
     ]
+    if like["tablespace"] != "pg_default":  # to name that one takes a right, to use it none
+        options.append(f"TABLESPACE {quote_identifier(like['tablespace'])}")
     if provider != "libc":
         options.append(f"{provider.upper()}_LOCALE {await literal(locale)}")
     statements = [f"CREATE DATABASE {name} TEMPLATE template0 {' '.join(options)}"]

@@ -42,7 +42,7 @@ def _lines(stats: Mapping[str, Any], limit: int) -> Iterable[str]:
         waits = stats["waits"]
         yield from (
             "",
-            f"{waits['count']:,} waits for a connection: mean {waits['mean_ms']:,.2f} ms, "
+            f"{waits['count']:,} wait{'s' * (waits['count'] != 1)} for a connection: mean {waits['mean_ms']:,.2f} ms, "
             f"p95 {waits['p95_ms']:,.2f} ms, longest {waits['max_ms']:,.2f} ms",
         )
     if stats["functions"]:
