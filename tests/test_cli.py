@@ -28,7 +28,7 @@ COMMANDS = (
     "server start", "server stop", "server status", "server psql-uri",
     "migrate up", "migrate down", "migrate status", "migrate new",
     "dump", "restore", "sync", "workflow refresh-test", "workflow dump-and-commit", "stats",
-    "examples list", "examples run",
+    "examples list", "examples run", "index refresh",
 )  # fmt: skip
 NOBODY = {"DATABASE_URL": "postgresql://somebody:geheim@localhost:1/x", "DB_CONNECTION_TIMEOUT": "0.2"}
 

@@ -40,7 +40,7 @@ def test_the_example_of_the_help_is_right_use(name: str) -> None:
     """It names the command itself, and every argument and option in it is taken."""
     command = ALL[name]
     assert command.help
-    for example in re.findall(r"python -m database ([^\n\"]+?)(?: && |\)|$)", command.epilog or ""):
+    for example in re.findall(r"python -m database (.+?)(?: && |\)|$)", command.epilog or ""):
         words = shlex.split(example)
         if words[: len(name.split())] == name.split():
             context = command.make_context(name, words[len(name.split()) :], resilient_parsing=True)
