@@ -81,8 +81,9 @@ def test_dump_and_restore(bare: dict[str, str]) -> None:
 def test_query_log(bare: dict[str, str]) -> None:
     """It tells that calls share statements, and shows the slow one with its plan."""
     printed = run_example("query_log.py", bare)
-    assert re.search(r"^2\d\d calls went in \d{1,2} statements$", printed, re.MULTILINE)
-    assert "the last of 1 slow ones" in printed and "    Aggregate  (cost=" in printed
+    found = re.search(r"^(\d+) calls went in (\d+) statements$", printed, re.MULTILINE)
+    assert found and int(found[1]) >= 200 and int(found[2]) < int(found[1]) - 100
+    assert "slow ones" in printed and "    Aggregate  (cost=" in printed
     assert "find_tea" in printed
 
 
