@@ -8,6 +8,7 @@ DATABASE_URL, or POSTGRES_HOST and the like, that server is used.
 """
 
 from . import embedded, repository
+from .backup import commit_dumps_to_git, dump_database, list_dumps, restore_database, sync_from
 from .chat_history import (
     delete_chat_history_before,
     delete_chat_message,
@@ -53,6 +54,7 @@ from .document import (
     upsert_document,
 )
 from .exceptions import (
+    BackupError,
     ChatHistoryError,
     ColumnMatchError,
     ConnectionPoolError,
@@ -69,6 +71,7 @@ from .exceptions import (
 )
 from .formatting import format_for_log, format_response, format_variable
 from .ingestion import ingest_directory, ingest_files_batch, read_and_insert_md_file
+from .metrics import get_query_stats, print_query_summary, reset_query_stats, time_query
 from .row_security import acting_as, enable_row_security
 from .schema import (
     create_table,
@@ -92,6 +95,7 @@ from .settings import Settings, configure, get_settings
 __version__ = "2.0.0"
 
 __all__ = [
+    "BackupError",
     "ChatHistoryError",
     "ColumnMatchError",
     "Connection",
@@ -110,6 +114,7 @@ __all__ = [
     "Settings",
     "acting_as",
     "close_connection_pool",
+    "commit_dumps_to_git",
     "configure",
     "create_table",
     "database_lifespan",
@@ -119,6 +124,7 @@ __all__ = [
     "delete_thread_history",
     "drop_project_schema",
     "drop_section_vectors",
+    "dump_database",
     "embed_missing",
     "embedded",
     "enable_row_security",
@@ -138,6 +144,7 @@ __all__ = [
     "get_documents_by_codes",
     "get_list_of_documents",
     "get_pool_stats",
+    "get_query_stats",
     "get_recent_chat_history",
     "get_settings",
     "get_user_threads",
@@ -152,14 +159,18 @@ __all__ = [
     "is_pool_active",
     "iter_documents",
     "list_documents_page",
+    "list_dumps",
     "list_missing_embeddings",
     "migrate",
     "migration_status",
     "ping_postgres",
+    "print_query_summary",
     "read_and_insert_md_file",
     "refresh_search_index",
     "register_init_callback",
     "repository",
+    "reset_query_stats",
+    "restore_database",
     "rollback",
     "run_in_transaction",
     "save_chat_history",
@@ -167,8 +178,10 @@ __all__ = [
     "search_documents",
     "search_sections",
     "suggest_terms",
+    "sync_from",
     "temporary_data",
     "temporary_schema",
+    "time_query",
     "unregister_init_callback",
     "update_document_content",
     "upsert_document",

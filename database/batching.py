@@ -453,16 +453,20 @@ class Lane(Generic[Item, Result]):
                 results = [await self._statement.alone(connection, batch[0].item)]
             elif batch:
                 limits = self._limits._replace(is_first=all(call.unknown is None for call in batch))
+                connection.calls = len(batch)  # for the query log
                 results = await self._statement.run(connection, [call.item for call in batch], limits)
         except Exception as exc:
+            connection.calls = 1
             self._failed(turn, batch, *self._return(connection, exc))
         except BaseException:  # cancelled, as everything is when an event loop ends
+            connection.calls = 1
             self._pool.give_back(connection, clean=False)
             self._refuse(
                 batch, OutcomeUnknownError("cannot tell whether it was done: the task that did it was cancelled")
             )
             raise
         else:
+            connection.calls = 1
             self._pool.give_back(connection)
             self._answer(batch, results)
         finally:

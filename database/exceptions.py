@@ -13,7 +13,8 @@ The exception tree, and the one place where driver errors become ours.
     │   ├── RecordNotFoundError         there is no row under this key
     │   ├── InvalidDataError            a value that its column cannot take, a row that its model cannot take
     │   └── ColumnMatchError            a name that is no column's, or of several
-    └── SchemaError                     a table or schema is missing, or is not what the package expects
+    ├── SchemaError                     a table or schema is missing, or is not what the package expects
+    └── BackupError                     a dump could not be made, or is not restored
 
 Messages name the thing and the way out. They hold no parameter, no row's content and no password, and neither does what
 a traceback prints below them: the driver's words are kept for `server_message()` alone.
@@ -126,6 +127,14 @@ class SchemaError(DatabaseError):
     """A table or schema is missing, could not be created, or is not what the package expects."""
 
 
+class BackupError(DatabaseError):
+    """
+    A dump could not be made, is not whole, or is not restored; the database is as it was.
+
+    `server_message()` is all that pg_dump or pg_restore said.
+    """
+
+
 class Failure(enum.Enum):
     """What a failed attempt left behind. Decides whether it may be repeated."""
 
@@ -202,6 +211,8 @@ def classify(exc: BaseException, *, connecting: bool = False, closed: bool = Tru
     state = sqlstate_of(exc)
     if state in _NEVER_SENT or (connecting and state in _NEVER_SENT_WHILE_CONNECTING):
         return Failure.NEVER_SENT
+    if connecting and state == "3D000" and getattr(exc, "detail", None):
+        return Failure.NEVER_SENT  # "it seems to have just been dropped or renamed": a restoring swaps databases
     lost = isinstance(exc, _CONNECTION_LOST) or (isinstance(exc, asyncpg.InterfaceError | AttributeError) and closed)
     if state in _UNKNOWN or (state is None and lost):
         return Failure.NEVER_SENT if connecting else Failure.UNKNOWN

@@ -39,6 +39,9 @@ from .exceptions import (
     sqlstate_of,
     translated,
 )
+from .metrics.measuring import Measuring
+from .metrics.query_log import QueryLog
+from .plans import Plans
 from .pooler import LeavesNothingBehind
 from .settings import Settings, redact
 
@@ -153,12 +156,16 @@ else:
 class PooledConnection(_AsyncpgConnection):
     """A connection that never takes ROLLBACK for an answer to COMMIT, and that knows how old it may get."""
 
-    __slots__ = ("expires_at", "generation", "has_prepared", "idle_since", "pool", "was_writable")
+    __slots__ = (
+        "calls", "expires_at", "generation", "has_prepared", "idle_since", "pool", "query_log", "was_writable",
+    )  # fmt: skip
+    calls: int
     expires_at: float
     idle_since: float
     generation: int
     has_prepared: bool
     pool: Pool
+    query_log: QueryLog | None
     was_writable: bool
 
     @property
@@ -233,6 +240,26 @@ class ConnectionBehindPooler(LeavesNothingBehind, PooledConnection):
 
     __slots__ = ("transaction_settings",)
     transaction_settings: str
+
+
+class MeasuredConnection(Measuring, PooledConnection):
+    """A connection that tells the pool's query log what it sends."""
+
+    __slots__ = ()
+
+
+class MeasuredConnectionBehindPooler(Measuring, ConnectionBehindPooler):
+    """The same to a pooler in transaction mode."""
+
+    __slots__ = ()
+
+
+_CLASSES: dict[tuple[bool, bool], type[PooledConnection]] = {
+    (False, False): PooledConnection,
+    (False, True): ConnectionBehindPooler,
+    (True, False): MeasuredConnection,
+    (True, True): MeasuredConnectionBehindPooler,
+}  # by whether it is measured, and whether it leads to a pooler
 
 
 def of_the_server(exc: Exception, conn: Connection) -> Exception:
@@ -323,6 +350,11 @@ class Pool:
         self._drained: asyncio.Future[None] | None = None
         self._timer = self._loop.call_later(_MAINTENANCE_SECONDS, self._maintain)
         self._counters = dict.fromkeys(_COUNTERS, 0) | {"wait_seconds": 0.0}
+        self._query_log: QueryLog | None = None
+        if settings.measures_queries:
+            plans = Plans(self)
+            self._query_log = QueryLog(settings, name, plans.note_slow)
+            self.companions[Plans] = plans
 
     # -- taking and giving back
 
@@ -419,7 +451,10 @@ class Pool:
             raise
         finally:
             timer.cancel()
-            self._counters["wait_seconds"] += self._loop.time() - began
+            waited = self._loop.time() - began
+            self._counters["wait_seconds"] += waited
+            if self._query_log is not None:
+                self._query_log.statistics.add_wait(waited)
 
     def _waiting(self) -> int:
         return len(self._waiters) + sum(companion.queued for companion in self.companions.values())
@@ -553,6 +588,8 @@ class Pool:
         connection = await (self._connect_to_server(timeout) if self.source is None else self.source(self))
         now = self._loop.time()
         connection.pool = self
+        connection.query_log = self._query_log
+        connection.calls = 1
         connection.has_prepared = False
         connection.was_writable = connection.is_writable
         connection.generation = generation
@@ -581,7 +618,7 @@ class Pool:
                     timeout=timeout,
                     command_timeout=settings.command_timeout,
                     server_settings=server_settings,
-                    connection_class=ConnectionBehindPooler if pooled else PooledConnection,
+                    connection_class=_CLASSES[self._query_log is not None, pooled],
                     statement_cache_size=0 if pooled else 100,
                     max_cacheable_statement_size=2**16,  # searches with filters are longer than the usual 15 kB
                     ssl=tls,
@@ -589,6 +626,8 @@ class Pool:
                 return connection
 
             connection = await _connect_to_any(_hosts(dsn), connect_to)
+            connection.query_log = None  # what comes first is no statement of anybody's
+            connection.calls = 1
             try:
                 if pooled:  # asyncpg takes any connection for an instance of any class
                     settle = "" if limit is None else f" SET LOCAL statement_timeout = {limit};"

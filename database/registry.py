@@ -146,6 +146,16 @@ def divert_pools(divert: Callable[[Pool], None] | None) -> list[tuple[asyncio.Ab
     return [(loop, entry.pool) for loop, entries in _pools.items() for entry in entries.values()]
 
 
+def all_pools() -> list[Pool]:
+    """The pools that are open in this process, in whatever event loop; to be looked at from any thread."""
+    return [
+        entry.pool
+        for entries in list(_pools.values())
+        for entry in list(entries.values())
+        if entry.is_open and not entry.pool.is_closing()
+    ]
+
+
 def is_pool_active(name: str = "default") -> bool:
     """True where the pool of the database *name* is open in this event loop."""
     return open_pool(name) is not None

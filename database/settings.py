@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 else:
     Secret = SecretStr
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def _names(*names: str) -> Any:
@@ -34,7 +35,7 @@ def _names(*names: str) -> Any:
 
 class Settings(BaseSettings):
     """
-    Where the database is and how to use it; frozen. Times are in seconds.
+    Where the database is and how to use it; frozen. Times are in seconds, but for `slow_query_ms`.
 
     `Settings(min_connections=1)` sets a value in code, everything else still comes from the environment. A wrong value
     raises pydantic's `ValidationError` that names the environment variable, never its value.
@@ -73,6 +74,11 @@ class Settings(BaseSettings):
     batching: Literal["on", "off"] = Field(default="on", validation_alias="DB_BATCHING")
     batch_max_rows: int = Field(default=256, ge=1, validation_alias="DB_BATCH_MAX_ROWS")
     batch_max_bytes: int = Field(default=4 * 2**20, ge=1, validation_alias="DB_BATCH_MAX_BYTES")
+
+    query_log: Literal["on", "off"] = Field(default="off", validation_alias="DB_QUERY_LOG")
+    slow_query_ms: _Milliseconds | None = Field(default=None, validation_alias="DB_SLOW_QUERY_MS")
+    echo: Literal["on", "off"] = Field(default="off", validation_alias="DB_ECHO")
+    query_parameters: Literal["on", "off"] = Field(default="off", validation_alias="DB_QUERY_PARAMETERS")
 
     embedded: Literal["auto", "never"] = Field(default="auto", validation_alias="DB_EMBEDDED")
     embedded_dir: Path | None = Field(default=None, validation_alias="DB_EMBEDDED_DIR")
@@ -126,6 +132,11 @@ class Settings(BaseSettings):
             value is not None
             for value in (self.database_url, self.host, self.port, self.user, self.password, self.database)
         )
+
+    @property
+    def measures_queries(self) -> bool:
+        """True where one of DB_QUERY_LOG, DB_SLOW_QUERY_MS and DB_ECHO asks for it."""
+        return self.query_log == "on" or self.echo == "on" or self.slow_query_ms is not None
 
     @property
     def dsn(self) -> str:

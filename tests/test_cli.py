@@ -27,6 +27,8 @@ COMMANDS = (
     "demo", "check", "init", "ingest", "search", "health", "seed", "mock",
     "server start", "server stop", "server status", "server psql-uri",
     "migrate up", "migrate down", "migrate status", "migrate new",
+    "dump", "restore", "sync", "workflow refresh-test", "workflow dump-and-commit", "stats",
+    "examples list", "examples run", "index refresh",
 )  # fmt: skip
 NOBODY = {"DATABASE_URL": "postgresql://somebody:geheim@localhost:1/x", "DB_CONNECTION_TIMEOUT": "0.2"}
 

@@ -48,8 +48,10 @@ def uvicorn(application: str, environment: dict[str, str]) -> Iterator[httpx.Cli
 def test_every_example_is_tested() -> None:
     """An example that no test runs is not there."""
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "dump_and_restore.py",
         "fastapi_app.py",
         "mock_rows.py",
+        "query_log.py",
         "quickstart.py",
         "testing_modes.py",
         "transactions_in_tests.py",
@@ -109,6 +111,32 @@ def test_quickstart(bare: dict[str, str]) -> None:
         assert read == "Coroutines: A coroutine waits without blocking the others."
         assert re.fullmatch(r"0\.\d+ notes/async: .*waits without <mark>blocking</mark> the others.*", found)
         assert (question, answer) == ("human: What waits?", "ai: A coroutine.")
+
+
+def test_dump_and_restore(bare: dict[str, str]) -> None:
+    """What was dropped is back; what is not meant is refused; nothing of it stays."""
+    for _ in range(2):
+        done = run_example("dump_and_restore.py", bare)
+        dumped, refused, rows = done.splitlines()
+        assert dumped.startswith("dumped 1 table, ") and rows == "[{'name': 'green'}]"
+        assert refused.startswith("refused: ") and "confirm says 'production'" in refused
+
+
+def test_query_log(bare: dict[str, str]) -> None:
+    """It tells that calls share statements, and shows the slow one with its plan."""
+    printed = run_example("query_log.py", bare)
+    found = re.search(r"^(\d+) calls went in (\d+) statements$", printed, re.MULTILINE)
+    assert found and int(found[1]) >= 200 and int(found[2]) < int(found[1]) - 100
+    assert "slow ones" in printed and "    Aggregate  (cost=" in printed
+    assert "find_tea" in printed
+
+
+def run_example(name: str, environment: dict[str, str]) -> str:
+    """What it prints."""
+    command = [sys.executable, str(EXAMPLES / name)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_fastapi_app(bare: dict[str, str]) -> None:

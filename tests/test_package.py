@@ -19,8 +19,18 @@ def test_everything_public_is_exported_in_order() -> None:
 
 
 def test_the_extras_are_not_imported_by_the_package() -> None:
-    """`import database` needs the core alone: no typer, rich, fastapi, psutil, yaml or platformdirs comes along."""
+    """`import database` needs the core alone: no typer, rich, fastapi, psutil and the like comes along."""
     program = "import sys, database; print(sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    for extra in ("typer", "rich", "fastapi", "starlette", "psutil", "yaml", "platformdirs"):
+    for extra in (
+        "typer",
+        "rich",
+        "fastapi",
+        "starlette",
+        "psutil",
+        "yaml",
+        "platformdirs",
+        "opentelemetry",
+        "prometheus_client",
+    ):
         assert f"'{extra}'" not in loaded

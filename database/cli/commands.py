@@ -6,14 +6,8 @@ Each is two functions: what typer reads, and the work, which speaks through a `T
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import sys
 import time
-import traceback
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +15,7 @@ import typer
 
 from .. import __version__, embedded
 from ..chat_history import init_chat_history_table
-from ..connect_db import close_connection_pool, get_db_connection, health_report
+from ..connect_db import get_db_connection, health_report
 from ..document import init_document_table, search_documents
 from ..exceptions import DatabaseError
 from ..ingestion import ingest_directory
@@ -29,14 +23,18 @@ from ..migration_files import new_migration
 from ..schema import migrate, migration_status, read_migrations, rollback
 from ..search import text_search_configuration
 from ..search.refresh import refresh_search_index
-from ..settings import configure, get_settings
+from ..settings import get_settings
 from .checks import applied_migrations, run_checks
 from .demo import find_own_documents, run_demo
+from .dumps import dumps
+from .examples import examples
 from .filling import store_mock_rows, store_seed_data
-from .terminal import Terminal, log_to
+from .running import Debug, Json
+from .running import run_command as _run
+from .stats import statistics
+from .terminal import Terminal
 from .views import show_check, show_file, show_files, show_health, show_hit, show_ingestion, show_server
 
-_UNDEFINED_TABLE = "42P01"
 _EPILOG = (
     "Data goes to stdout, everything else to stderr. Without settings (DATABASE_URL, POSTGRES_HOST and the like, also "
     "from .env) a private PostgreSQL is started, and stopped when its last user has left.\n\n"
@@ -44,7 +42,6 @@ _EPILOG = (
 )
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # they show local variables, and those hold passwords
     rich_markup_mode="rich",
@@ -58,6 +55,9 @@ server = typer.Typer(
     epilog='Example: psql "$(python -m database server psql-uri)"',
 )
 app.add_typer(server, name="server")
+app.add_typer(dumps)
+app.add_typer(statistics)
+app.add_typer(examples, name="examples")
 migrations = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -67,9 +67,6 @@ migrations = typer.Typer(
 app.add_typer(migrations, name="migrate")
 index = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="The search index, by hand.")
 app.add_typer(index, name="index")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Print more log lines, and a traceback with an error.")]
 
 
 def _language(name: str | None) -> str | None:
@@ -499,44 +496,3 @@ async def _new(terminal: Terminal, name: str, directory: Path) -> int:
     terminal.show(str(path))
     terminal.give({"file": str(path)})
     return 0
-
-
-def _run(work: Callable[[Terminal], Awaitable[int]], as_json: bool, debug: bool, level: int = logging.INFO) -> None:
-    """Do the *work* of a command and exit with its code; errors become one line."""
-    terminal = Terminal(as_json=as_json)
-    log_to(terminal, logging.DEBUG if debug else level)
-    try:
-        code = asyncio.run(_with_database(work, terminal))
-    except KeyboardInterrupt:
-        terminal.complain(DatabaseError("interrupted"))
-        code = 130
-    except (DatabaseError, OSError) as exc:
-        if debug:
-            terminal.talk_lines(traceback.format_exc())
-        if isinstance(exc, OSError):
-            _abandon_stdout()
-        if not isinstance(exc, BrokenPipeError):
-            terminal.complain(exc)
-            if isinstance(exc, DatabaseError) and exc.sqlstate == _UNDEFINED_TABLE:
-                terminal.hint("python -m database init makes the tables")
-        code = 1
-    raise typer.Exit(code)
-
-
-async def _with_database(work: Callable[[Terminal], Awaitable[int]], terminal: Terminal) -> int:
-    with suppress(DatabaseError):  # wrong settings are told by whoever needs them
-        configure(get_settings().model_copy(update={"min_connections": 0}))
-    try:
-        return await work(terminal)
-    finally:
-        await close_connection_pool(timeout=2)
-        with suppress(DatabaseError):
-            await embedded.stop()
-
-
-def _abandon_stdout() -> None:
-    """Nobody reads stdout, or it cannot be written: what is still buffered must not fail again at the end."""
-    with suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)

