@@ -12,7 +12,7 @@ from ..exceptions import sqlstate_of
 from ..formatting import format_for_log
 from ..settings import Settings
 from .masking import mask
-from .statistics import Statistics, statistics_of
+from .statistics import MOST_PENDING, Statistics, statistics_of
 
 log = logging.getLogger("database")
 echo = logging.getLogger("database.echo")
@@ -32,6 +32,7 @@ class QueryLog:
         self, settings: Settings, name: str, explain: Callable[[str, dict[str, Any]], None] | None = None
     ) -> None:
         self.statistics: Statistics = statistics_of(name)
+        self._pending = self.statistics.pending
         self.explain = explain
         self.shows_values = settings.query_parameters == "on"
         self._slow = float("inf") if settings.slow_query_ms is None else settings.slow_query_ms / 1000
@@ -50,7 +51,10 @@ class QueryLog:
         exc: BaseException | None = None,
     ) -> None:
         """A statement that took so many *seconds*, carried so many *calls*, returned or changed so many *rows*."""
-        self.statistics.add(query, seconds, rows, calls, exc is not None)
+        pending = self._pending  # in place of statistics.add(): a call less for each statement
+        pending.append((query, seconds, rows, calls, exc is not None))
+        if len(pending) >= MOST_PENDING:
+            self.statistics.count_pending()
         if seconds >= self._told:
             line = self._describe(query, args, seconds, rows, calls, exc)
             if self._echoes:

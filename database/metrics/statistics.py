@@ -18,7 +18,7 @@ _FORGOTTEN = 100  # at once, where there is no room for another one
 _MOST_TEXTS = 4_000  # of different literals or layout; only to find a statement quickly
 _LONGEST_TEXT = 20_000  # characters; what is longer is masked anew each time
 _MOST_SLOW = 100
-_MOST_PENDING = 256  # counted together, which costs a third of counting each by itself, between two waits
+MOST_PENDING = 256  # counted together, which costs a third of counting each by itself, between two waits
 
 
 class Measured:
@@ -51,7 +51,7 @@ class Statistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pending: deque[tuple[str, float, int, int, bool]] = deque()  # whose methods are atomic
+        self.pending: deque[tuple[str, float, int, int, bool]] = deque()  # whose methods are atomic
         self.reset()
 
     def reset(self) -> None:
@@ -64,19 +64,22 @@ class Statistics:
             self.waits = Histogram()
             self.slow: deque[dict[str, Any]] = deque(maxlen=_MOST_SLOW)
             self._by_text: dict[str, Measured] = {}
-            self._pending.clear()
+            self.pending.clear()
 
     def add(self, query: str, seconds: float, rows: int, calls: int, failed: bool) -> None:
         """Count a statement that was sent, and that carried so many *calls*."""
-        pending = self._pending
-        pending.append((query, seconds, rows, calls, failed))
-        if len(pending) >= _MOST_PENDING:
-            with self._lock:
-                self._count_pending()
+        self.pending.append((query, seconds, rows, calls, failed))
+        if len(self.pending) >= MOST_PENDING:
+            self.count_pending()
+
+    def count_pending(self) -> None:
+        """Count what was only noted until now."""
+        with self._lock:
+            self._count_pending()
 
     def _count_pending(self) -> None:
-        while self._pending:
-            query, seconds, rows, calls, failed = self._pending.popleft()
+        while self.pending:
+            query, seconds, rows, calls, failed = self.pending.popleft()
             measured = self._by_text.get(query)
             if measured is None:
                 measured = self._find(query)
