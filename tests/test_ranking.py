@@ -11,7 +11,7 @@ import pytest
 
 import database as db
 from database import Settings
-from database.document_batches import insert_documents
+from database.document_batches import delete_documents, insert_documents
 from database.search import ranking, word_lists
 
 VOCABULARY = [f"word{number}" for number in range(400)]
@@ -50,9 +50,10 @@ def ranks(rows: list[dict[str, Any]]) -> list[float]:
 
 
 async def without_lists(search_term: str, limit: int = 10) -> list[dict[str, Any]]:
-    """What is found where all sections are looked at: as if no answer of the lists were ever exact."""
+    """What is found where all sections are looked at, as without lists."""
+    arguments_of = ranking.arguments_of
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "_NEARLY", 1e9)
+        patch.setattr(ranking, "arguments_of", lambda *given: arguments_of(*given[:3], False, *given[4:]))
         return await db.search_documents(search_term, limit, exact=True)
 
 
@@ -134,6 +135,40 @@ async def test_lists_wait_for_those_who_write_sections_and_for_nobody_else(monke
         await conn.execute("CREATE TABLE elsewhere ()")
         assert (await db.refresh_search_index())["lists"] > 20
     assert (await db.search_documents("word1", 1))[0]["code"] == "late"
+
+
+@pytest.mark.usefixtures("database", "small_lists")
+async def test_what_the_lists_name_in_vain_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Complete lists, whose first sections are gone, are excluded, or do not hold the words side by side."""
+    monkeypatch.setattr(word_lists, "_kept", lambda of, _: of)
+    await store(0, 600)
+    assert (await db.refresh_search_index())["lists"] > 20
+    best = await db.search_documents("word0 word1", 100)
+    await delete_documents([row["code"] for row in best[:60]])
+    for query in ("word0 word1", "word0 word1 -word2", "word0-word1", '"word1 word0"', "word0", "word3 word399"):
+        expected = await without_lists(query, 20)
+        assert len(await db.search_documents(query, 20)) == len(expected)
+        assert ranks(await db.search_documents(query, 20, exact=True)) == pytest.approx(ranks(expected), rel=1e-3)
+
+
+@pytest.mark.usefixtures("database", "small_lists")
+async def test_a_worker_that_has_lost_its_claim_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was about to make belongs to the other one."""
+    await store(0, 300)
+    settled = word_lists._settled_id
+
+    async def settle_for_long() -> int | None:
+        await db.execute_with_retry(
+            "UPDATE document_head_state SET busy_until = clock_timestamp() + interval '1 hour' RETURNING 1"
+        )
+        return await settled()
+
+    monkeypatch.setattr(word_lists, "_settled_id", settle_for_long)
+    assert (await db.refresh_search_index())["lists"] == 0
+    monkeypatch.setattr(word_lists, "_settled_id", settled)
+    assert (await db.refresh_search_index())["lists"] == 0  # the other one is still at it
+    await db.execute_with_retry("UPDATE document_head_state SET busy_until = NULL RETURNING 1")
+    assert (await db.refresh_search_index())["lists"] > 20
 
 
 @pytest.mark.usefixtures("database", "small_lists")

@@ -140,11 +140,13 @@ _TERMS = f"""{USED},
     reach AS MATERIALIZED (
         SELECT rescored, least({MOST}, CASE WHEN lists > 1 THEN {{entries}} / share / (lists * segments) + 1
                                             ELSE {{entries_of_one}} END)::integer AS cap
-          FROM (SELECT $8::bigint / share AS rescored, share, lists,
+          FROM (SELECT greatest($7::bigint, $8::bigint / share) AS rescored, share, lists,
                        (SELECT greatest(1, count(*)) FROM segment) AS segments
-                  FROM (SELECT count(*) FILTER (WHERE is_listed) AS lists,
-                               CASE WHEN bool_and(is_listed) THEN 1 ELSE {_LESS} END AS share
-                          FROM term) AS counted) AS weighed
+                  FROM (SELECT coalesce(sum(lists), 0)::bigint AS lists,
+                               CASE WHEN bool_or(are_listed) THEN 1 ELSE {_LESS} END AS share
+                          FROM (SELECT count(*) FILTER (WHERE is_listed) AS lists, bool_and(is_listed) AS are_listed
+                                  FROM term
+                                 GROUP BY language) AS by_language) AS counted) AS weighed
     ),
     listed AS MATERIALIZED (
         SELECT term.language, term.weight, head.segment, head.cutoff, head.ids, head.impacts, cap
@@ -306,9 +308,13 @@ _SELECT = """,
      ORDER BY rank DESC, section_id DESC
 """
 _FACTS = f"""
-    (SELECT count(*) FROM best) AS ranked, (SELECT coalesce(bool_or(listed), false) FROM plan) AS listed,
+    (SELECT count(*) FROM best) AS ranked, (SELECT coalesce(bool_or(listed), false) FROM plan) {{many}} AS listed,
     coalesce(({_TAIL.format(unit=UNIT)}), 0) AS tail,
-    (SELECT CASE WHEN count(*) >= (SELECT rescored FROM reach) THEN min(bound) ELSE 0 END FROM best_headed) AS cut
+    greatest((SELECT CASE WHEN count(*) >= {{listed}} THEN min(bound) ELSE 0 END FROM headed),
+             (SELECT CASE WHEN count(*) >= (SELECT rescored FROM reach) THEN min(bound) ELSE 0 END FROM best_headed))
+        AS cut,
+    (SELECT coalesce(max(lists), 0)
+       FROM (SELECT count(*) AS lists FROM term WHERE is_listed GROUP BY language) AS by_language) AS lists
 """
 NOT_FEW = "AND NOT (SELECT are_few FROM few)"
 _SPARE = 10
@@ -324,7 +330,8 @@ def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
 
     Of documents that fit the *condition* on `this`, whose parameters begin with $12.
     """
-    return build_statement(build_candidates(condition), build_result("best", columns, more, _FACTS))
+    facts = _FACTS.format(many=_many(condition), listed=_listed(condition))
+    return build_statement(build_candidates(condition), build_result("best", columns, more, facts))
 
 
 def build_candidates(condition: str | None, *, gate: str = _PAYS) -> str:
@@ -334,13 +341,21 @@ def build_candidates(condition: str | None, *, gate: str = _PAYS) -> str:
     The *gate* is the condition on which it is looked whether the filter leaves few documents.
     """
     fits = build_fits(condition)
-    many = "" if condition is None else NOT_FEW
+    many, listed = _many(condition), _listed(condition)
     scored_few = "" if condition is None else _SCORED_FEW.format(score=_SCORE)
-    listed = "(SELECT rescored FROM reach)" if condition is None else str(_LISTED)
     scored = _SCORED.format(score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, unit=UNIT)
     one, all_of_them = ("rescored", _ENTRIES) if condition is None else (MOST, MOST)
     terms = _TERMS.replace("{entries_of_one}", str(one)).replace("{entries}", str(all_of_them))
     return f"{terms}{build_filter(condition, gate)}{scored}"
+
+
+def _many(condition: str | None) -> str:
+    return "" if condition is None else NOT_FEW
+
+
+def _listed(condition: str | None) -> str:
+    """How many sections of the lists are looked at."""
+    return "(SELECT rescored FROM reach)" if condition is None else str(_LISTED)
 
 
 def build_filter(condition: str | None, gate: str) -> str:
@@ -402,7 +417,7 @@ async def find_sections(
         rows = await search_with(sql, arguments, conn)
         found = [row for row in rows if row["rank"] is not None]
         ranked, listed = rows[0]["ranked"], rows[0]["listed"]
-        beyond = rows[0]["cut"] + rows[0]["tail"]  # no section that was not ranked is better
+        beyond = _beyond(rows[0])
         if listed and beyond and len(found) < limit and rescored < _LISTED:
             rescored *= 10
         elif listed and beyond and (len(found) < limit or (wanted.exact and found[-1]["rank"] < beyond * _NEARLY)):
@@ -411,6 +426,12 @@ async def find_sections(
             rescored *= 10
         else:
             return with_snippets(found, question, wanted)
+
+
+def _beyond(facts: Record) -> float:
+    """What no section exceeds that was not ranked: one is behind those of the lists, or in some of them, or in none."""
+    cut, tail = facts["cut"], facts["tail"]
+    return float(max(cut, tail) if facts["lists"] <= 1 else cut + tail)
 
 
 def check_wanted(wanted: Wanted) -> str | None:

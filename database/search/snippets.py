@@ -25,6 +25,7 @@ _SPACES = re.compile(r"\s+")
 _SENTENCE_END = re.compile(r"[.!?…:]\s+|[\u3002\uFF01\uFF0E\uFF1F\uFF61]\s*|\s*\n\s*|[|]\s*")
 # A letter with what is written onto it: combining signs, Korean vowels and final consonants, half-width voicing marks.
 _CLUSTER = re.compile(r"(?s).[\u0300-\u036F\u1160-\u11FF\u3099\u309A\uD7B0-\uD7FB\uFF9E\uFF9F\u0E32\u0EB2]*")
+_FEW_MARKS = 30  # that are looked for one by one
 
 
 class _Span(NamedTuple):
@@ -118,6 +119,9 @@ def _marked(folded: str, marks: Collection[str]) -> Iterator[_Span]:
     if len(lowered) != len(folded):
         # PostgreSQL makes a plain i out of the Turkish capital with a dot, Python two characters
         lowered = "".join([letter.lower()[0] for letter in folded])
+    if len(marks) > _FEW_MARKS:
+        yield from (_Span(*word.span()) for word in _WORD.finditer(lowered) if word[0] in marks)
+        return
     for mark in marks:
         place = lowered.find(mark)
         while place >= 0:

@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
 from typing import TypeVar, cast
 
 from ..connect_db import Connection, get_db_transaction
@@ -66,17 +67,45 @@ _CLAIM = f"""
     VALUES (clock_timestamp() + interval '{_LEASE}')
     ON CONFLICT (id) DO UPDATE SET busy_until = excluded.busy_until
      WHERE state.busy_until IS NULL OR state.busy_until < clock_timestamp()
-    RETURNING epoch, sections
+    RETURNING epoch, sections, busy_until
 """
-_RENEW = f"UPDATE document_head_state SET busy_until = clock_timestamp() + interval '{_LEASE}'"
+_RENEW = f"""
+    UPDATE document_head_state
+       SET busy_until = clock_timestamp() + interval '{_LEASE}'
+     WHERE busy_until = $1
+    RETURNING busy_until
+"""
 _WORK_MEMORY = "SET LOCAL work_mem = '64MB'"
-_RELEASE = "UPDATE document_head_state SET busy_until = NULL"
+_RELEASE = "UPDATE document_head_state SET busy_until = NULL WHERE busy_until = $1"
+
+
+class _ClaimLostError(Exception):
+    """Somebody else works on the lists: the claim was not renewed in time."""
+
+
+class _Claim:
+    """The right to work on the lists, which has to be renewed before each step."""
+
+    def __init__(self, until: datetime) -> None:
+        self._until = until
+        self._renewing = asyncio.Lock()
+
+    async def renew(self) -> None:
+        async with self._renewing:
+            until = await run("renew the claim", lambda c: c.fetchval(_RENEW, self._until), changes=True)
+            if until is None:
+                raise _ClaimLostError
+            self._until = until
+
+    async def release(self) -> None:
+        await run("release the lists", lambda c: c.execute(_RELEASE, self._until), changes=True)
 
 
 async def _refresh_lists(sections: int) -> None:
     state = await run("claim the lists", lambda c: c.fetchrow(_CLAIM), changes=True)
     if state is None:
         return
+    claim = _Claim(state["busy_until"])
     try:
         up_to = await _settled_id()
         if up_to is None:
@@ -84,12 +113,14 @@ async def _refresh_lists(sections: int) -> None:
             return
         epoch = state["epoch"]
         if not epoch or not 0.5 < sections / max(1, state["sections"]) < 2:
-            await _begin_epoch(epoch + 1, up_to, sections)
+            await _begin_epoch(claim, epoch + 1, up_to, sections)
         else:
-            await _add_segments(epoch, up_to, sections)
-            await _merge_segments(epoch, sections)
+            await _add_segments(claim, epoch, up_to, sections)
+            await _merge_segments(claim, epoch, sections)
+    except _ClaimLostError:
+        log.info("lists of common words: it took too long, and somebody else makes them now")
     finally:
-        await run("release the lists", lambda c: c.execute(_RELEASE), changes=True)
+        await claim.release()
 
 
 # Ids are taken before their transaction commits: what is below the last id may still be on its way. Whoever has taken
@@ -175,7 +206,7 @@ _USE_EPOCH = """
 """
 
 
-async def _begin_epoch(epoch: int, up_to: int, sections: int) -> None:
+async def _begin_epoch(claim: _Claim, epoch: int, up_to: int, sections: int) -> None:
     """Make all lists anew; until they are complete, the old ones are used."""
     await run("forget lists", lambda c: c.execute(_FORGET_EPOCHS, -1), changes=True)
     length = await run(
@@ -187,7 +218,8 @@ async def _begin_epoch(epoch: int, up_to: int, sections: int) -> None:
         return
     ranges = await _cut_ranges(0, up_to)
     kept = _kept(_SEGMENT, sections)
-    await _do_all(lambda c, bounds: c.execute(_ADD_SEGMENT, epoch, *bounds, length, kept), ranges)
+    await _do_all(claim, lambda c, bounds: c.execute(_ADD_SEGMENT, epoch, *bounds, length, kept), ranges)
+    await claim.renew()
     await run("use the new lists", lambda c: c.execute(_USE_EPOCH, epoch, sections, length), changes=True)
     await run("forget lists", lambda c: c.execute(_FORGET_EPOCHS, epoch), changes=True)
 
@@ -239,7 +271,7 @@ _ADD_SEGMENT = f"""
 """
 
 
-async def _add_segments(epoch: int, up_to: int, sections: int) -> None:
+async def _add_segments(claim: _Claim, epoch: int, up_to: int, sections: int) -> None:
     """Make segments of the sections up to the id *up_to* that are in none, where they are many."""
     after = await run("find new sections", lambda c: c.fetchval(_LAST_SEGMENT, epoch))
     count = await run("find new sections", lambda c: c.fetchval(_COUNT_NEW, after, up_to))
@@ -248,6 +280,7 @@ async def _add_segments(epoch: int, up_to: int, sections: int) -> None:
     length = await run("read the state", lambda c: c.fetchval("SELECT length FROM document_head_state"))
     kept = _kept(min(count, _SEGMENT), sections)
     await _do_all(
+        claim,
         lambda c, bounds: c.execute(_ADD_SEGMENT, epoch, *bounds, length, kept),
         await _cut_ranges(after, up_to),
         workers=1,  # what lies behind the last segment is searched without: there must be no gap
@@ -272,13 +305,13 @@ async def _next_segment(after: int, up_to: int) -> int | None:
 
 
 async def _do_all(
-    work: Callable[[Connection, T], Awaitable[object]], parts: Iterable[T], *, workers: int = _WORKERS
+    claim: _Claim, work: Callable[[Connection, T], Awaitable[object]], parts: Iterable[T], *, workers: int = _WORKERS
 ) -> None:
     """Do the *work* for each of the *parts*, in their order, in a transaction of its own."""
     waiting = iter(parts)
 
     async def do_one(part: T) -> None:
-        await run("renew the claim", lambda c: c.execute(_RENEW), changes=True)
+        await claim.renew()
         async with get_db_transaction() as c:
             await run("make lists", lambda c: c.execute(_WORK_MEMORY), changes=True, conn=c)
             await run("make lists", lambda c: work(c, part), changes=True, conn=c)
@@ -351,7 +384,7 @@ _FORGET_UNFINISHED = """
 _MERGED_LEXEMES = 50  # by one statement
 
 
-async def _merge_segments(epoch: int, sections: int) -> None:
+async def _merge_segments(claim: _Claim, epoch: int, sections: int) -> None:
     """Make one segment of many small ones."""
     await run("forget lists", lambda c: c.execute(_FORGET_UNFINISHED), changes=True)
     small = await run("read segments", lambda c: c.fetch(_SMALL_SEGMENTS, epoch, _SEGMENT))
@@ -362,5 +395,6 @@ async def _merge_segments(epoch: int, sections: int) -> None:
     new = await run("merge lists", lambda c: c.fetchval(_MERGED_SEGMENT, epoch, ids), changes=True)
     lexemes = [row["lexeme"] for row in await run("merge lists", lambda c: c.fetch(_LEXEMES_OF, ids))]
     batches = [lexemes[start : start + _MERGED_LEXEMES] for start in range(0, len(lexemes), _MERGED_LEXEMES)]
-    await _do_all(lambda c, batch: c.execute(_MERGE, ids, batch, new, kept), batches)
+    await _do_all(claim, lambda c, batch: c.execute(_MERGE, ids, batch, new, kept), batches)
+    await claim.renew()
     await run("use the merged lists", lambda c: c.execute(_SWITCH, ids, new), changes=True)
