@@ -12,7 +12,8 @@ import pytest
 import database as db
 from database import Settings
 from database.document_batches import delete_documents, insert_documents
-from database.search import ranking, word_lists
+from database.search import Question, ranking, word_lists
+from database.search.ranking import Wanted
 
 VOCABULARY = [f"word{number}" for number in range(400)]
 
@@ -52,8 +53,12 @@ def ranks(rows: list[dict[str, Any]]) -> list[float]:
 async def without_lists(search_term: str, limit: int = 10) -> list[dict[str, Any]]:
     """What is found where all sections are looked at, as without lists."""
     arguments_of = ranking.arguments_of
+
+    def without(question: Question, wanted: Wanted, rescored: int, _: bool, configuration: str | None) -> Any:
+        return arguments_of(question, wanted, rescored, False, configuration)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "arguments_of", lambda *given: arguments_of(*given[:3], False, *given[4:]))
+        patch.setattr(ranking, "arguments_of", without)
         return await db.search_documents(search_term, limit, exact=True)
 
 
