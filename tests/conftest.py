@@ -27,6 +27,7 @@ _POOLER = os.environ.get("TEST_POOLER")
 _pooler_urls: dict[str, str] = {}  # by that of the server
 # What these tests look at or set is a session of the server, which behind a pooler is not theirs.
 _ABOUT_SESSIONS = frozenset({
+    "test_a_copy_ends_with_its_connection",
     "test_a_forked_child_has_its_own_pool",
     "test_a_lost_connection_ends_it_and_says_how_far_it_came",
     "test_a_refused_connection_does_not_fail_those_who_can_be_served",
@@ -44,6 +45,7 @@ _ABOUT_SESSIONS = frozenset({
     "test_many_callers_with_much_text_do_not_eat_the_memory",
     "test_nothing_of_a_session_outlives_the_block",
     "test_pool_whose_connections_do_not_come_back",
+    "test_raw_sql_in_a_schema_that_refuses_a_transaction",
     "test_requests_that_are_cancelled",
     "test_the_catalog_is_read_once",
 })  # fmt: skip
