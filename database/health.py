@@ -67,11 +67,8 @@ async def ping_postgres(name: str = "default", *, timeout: float = 5.0) -> bool:
 
 
 def _unopened(name: str) -> Pool:
-    """A pool that is never opened: only its way of connecting is wanted."""
     settings = get_settings(name)
-    pool = Pool(settings, lambda: server_address(settings), name=name)
-    pool.terminate()
-    return pool
+    return Pool.unopened(settings, lambda: server_address(settings), name=name)
 
 
 async def _bounded(pool: Pool, timeout: float) -> dict[str, Any]:

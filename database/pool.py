@@ -327,6 +327,13 @@ class Pool:
     like behave as asyncpg's do, except that errors of the pool itself are `ConnectionPoolError`s.
     """
 
+    @classmethod
+    def unopened(cls, settings: Settings, address: Callable[[], Awaitable[str]], *, name: str = "default") -> Pool:
+        """A pool that is never opened: only its way of connecting is wanted."""
+        pool = cls(settings, address, name=name)
+        pool.terminate()
+        return pool
+
     def __init__(self, settings: Settings, address: Callable[[], Awaitable[str]], *, name: str = "default") -> None:
         self.name = name
         self.settings = settings

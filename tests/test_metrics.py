@@ -18,7 +18,7 @@ import pytest
 import database as db
 from database.metrics.histogram import Histogram
 from database.metrics.masking import mask, mask_plan
-from database.metrics.statistics import Statistics
+from database.metrics.query_log import QueryLog
 from database.pool import Pool, PooledConnection
 from database.settings import Settings, configure
 
@@ -345,14 +345,14 @@ def test_percentiles_are_within_three_percent() -> None:
 
 def test_memory_is_bounded_and_nothing_is_lost_from_the_totals() -> None:
     """Of twenty thousand statements a thousand are kept, the frequent ones among them, and all are counted."""
-    statistics = Statistics()
+    query_log = QueryLog(Settings(query_log="on"), "bounded")
     tracemalloc.start()
     for number in range(20_000):
-        statistics.add(f"SELECT * FROM t{number} WHERE id = $1", 0.001, 1, 2, False)
+        query_log.record(f"SELECT * FROM t{number} WHERE id = $1", (), 0.001, 1, 2)
         if number % 10 == 0:
-            statistics.add("SELECT the_frequent_one", 0.002, 1, 1, False)
-    statistics.add("SELECT '" + "x" * 5_000_000 + "'", 0.001, 1, 1, False)
-    snapshot = statistics.snapshot()
+            query_log.record("SELECT the_frequent_one", (), 0.002, 1, 1)
+    query_log.record("SELECT '" + "x" * 5_000_000 + "'", (), 0.001, 1, 1)
+    snapshot = query_log.statistics.snapshot()
     memory, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(snapshot["statements"]) <= 1_000

@@ -106,8 +106,7 @@ async def connect(settings: Settings, dsn: str) -> AsyncIterator[PooledConnectio
         return dsn
 
     limits = {"command_timeout": _LONGEST, "statement_timeout": None, "query_log": "off", "echo": "off"}
-    pool = Pool(settings.model_copy(update=limits | {"slow_query_ms": None}), address)
-    pool.terminate()  # only its way of connecting is wanted
+    pool = Pool.unopened(settings.model_copy(update=limits | {"slow_query_ms": None}), address)
     try:
         connection = await pool.connect(settings.connection_timeout)
     except Exception as exc:

@@ -51,7 +51,7 @@ class QueryLog:
         exc: BaseException | None = None,
     ) -> None:
         """A statement that took so many *seconds*, carried so many *calls*, returned or changed so many *rows*."""
-        pending = self._pending  # in place of statistics.add(): a call less for each statement
+        pending = self._pending  # not by a method of the statistics: a call less for each statement
         pending.append((query, seconds, rows, calls, exc is not None))
         if len(pending) >= MOST_PENDING:
             self.statistics.count_pending()

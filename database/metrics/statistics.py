@@ -66,12 +66,6 @@ class Statistics:
             self._by_text: dict[str, Measured] = {}
             self.pending.clear()
 
-    def add(self, query: str, seconds: float, rows: int, calls: int, failed: bool) -> None:
-        """Count a statement that was sent, and that carried so many *calls*."""
-        self.pending.append((query, seconds, rows, calls, failed))
-        if len(self.pending) >= MOST_PENDING:
-            self.count_pending()
-
     def count_pending(self) -> None:
         """Count what was only noted until now."""
         with self._lock:

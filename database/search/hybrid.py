@@ -15,7 +15,6 @@ from ..connect_db import Connection, Record
 from . import Question
 from .ranking import (
     MOST,
-    NOT_FEW,
     PARAMETERS,
     USED,
     Wanted,
@@ -23,6 +22,7 @@ from .ranking import (
     build_candidates,
     build_filter,
     build_fits,
+    build_many,
     build_result,
     build_statement,
     check_wanted,
@@ -152,7 +152,7 @@ def build_near_search(
         "order": f"{distance} + 0" if exact else distance,  # what no index has
         "demanded": _DEMANDED if demands else "",
         "fits": build_fits(condition),
-        "many": "" if condition is None else NOT_FEW,
+        "many": build_many(condition),
         "depth": depth,
     }
     nearest = _NEAREST.format(**parts, nearest_few="" if condition is None else _NEAREST_FEW.format(**parts))

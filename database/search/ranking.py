@@ -316,7 +316,6 @@ _FACTS = f"""
     (SELECT coalesce(max(lists), 0)
        FROM (SELECT count(*) AS lists FROM term WHERE is_listed GROUP BY language) AS by_language) AS lists
 """
-NOT_FEW = "AND NOT (SELECT are_few FROM few)"
 _SPARE = 10
 _LISTED = 20_000  # of which a filter may leave few
 MARKS = ("<mark>", "</mark>")
@@ -330,7 +329,7 @@ def build_search(columns: str, condition: str | None, *, more: str = "") -> str:
 
     Of documents that fit the *condition* on `this`, whose parameters begin with $12.
     """
-    facts = _FACTS.format(many=_many(condition), listed=_listed(condition))
+    facts = _FACTS.format(many=build_many(condition), listed=_listed(condition))
     return build_statement(build_candidates(condition), build_result("best", columns, more, facts))
 
 
@@ -341,7 +340,7 @@ def build_candidates(condition: str | None, *, gate: str = _PAYS) -> str:
     The *gate* is the condition on which it is looked whether the filter leaves few documents.
     """
     fits = build_fits(condition)
-    many, listed = _many(condition), _listed(condition)
+    many, listed = build_many(condition), _listed(condition)
     scored_few = "" if condition is None else _SCORED_FEW.format(score=_SCORE)
     scored = _SCORED.format(score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, unit=UNIT)
     one, all_of_them = ("rescored", _ENTRIES) if condition is None else (MOST, MOST)
@@ -349,8 +348,9 @@ def build_candidates(condition: str | None, *, gate: str = _PAYS) -> str:
     return f"{terms}{build_filter(condition, gate)}{scored}"
 
 
-def _many(condition: str | None) -> str:
-    return "" if condition is None else NOT_FEW
+def build_many(condition: str | None) -> str:
+    """What a condition goes on with where nothing is looked for if the *condition* leaves few documents."""
+    return "" if condition is None else "AND NOT (SELECT are_few FROM few)"
 
 
 def _listed(condition: str | None) -> str:

@@ -133,8 +133,6 @@ _WRITERS = """
        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
        AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') AND granted
 """
-
-
 _PREPARED = "-1/"  # what a transaction is called from PREPARE TRANSACTION on, whatever its name was before
 
 
@@ -199,7 +197,6 @@ _FORGET_EPOCHS = """
     DELETE FROM document_head
      WHERE segment IN (SELECT id FROM segments)
 """
-
 _USE_EPOCH = """
     UPDATE document_head_state
        SET epoch = $1, sections = $2, length = $3

@@ -94,8 +94,7 @@ class Line:
 
     async def open(self) -> None:
         """Connect."""
-        pool = Pool(self.settings, lambda: server_address(self.settings))
-        pool.terminate()  # only its way of connecting is wanted
+        pool = Pool.unopened(self.settings, lambda: server_address(self.settings))
         self.connection = await pool.connect(self.settings.connection_timeout)
         self.connection._stmt_cache.set_max_lifetime(0)  # type: ignore[attr-defined]  # other threads set no timers
 
