@@ -77,7 +77,10 @@ _READ = """
         'columns', (SELECT json_agg(json_build_array(
                                a.attname::text, a.atttypid::bigint, a.atttypmod, a.attndims, a.attnotnull,
                                a.attidentity::text, a.attgenerated::text, pg_get_expr(d.adbin, d.adrelid),
-                               coalesce(c.collisdeterministic, true), format_type(a.atttypid, a.atttypmod))
+                               coalesce(c.collisdeterministic, true),
+                               a.atttypid IN ('text'::regtype, 'varchar'::regtype) AND getdatabaseencoding() = 'UTF8'
+                                   AND c.oid = 'pg_catalog."C"'::regcollation,
+                               format_type(a.atttypid, a.atttypmod))
                            ORDER BY a.attnum)
                       FROM attribute AS a
                       LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -132,7 +135,8 @@ class Column:
     """
     A column of the table *table*; *declared* is its type as PostgreSQL writes it.
 
-    *is_written* False: the server alone makes its values. *sorts_by_bytes* False: texts that differ may be equal.
+    *is_written* False: the server alone makes its values. *is_deterministic* False: texts that differ may be equal.
+    *sorts_by_bytes*: it is of collation "C", so that an index on it finds texts by how they begin.
     """
 
     table: str
@@ -143,6 +147,7 @@ class Column:
     default: str | None
     is_identity: bool
     is_written: bool
+    is_deterministic: bool
     sorts_by_bytes: bool
 
     @cached_property
@@ -295,7 +300,7 @@ class Table:
         """True where ids are equal in Python if and only if they are equal in the server."""
         column = self.id_column
         known = column.type.label in ("smallint", "integer", "bigint", "uuid", "text", "character varying")
-        return known and column.sorts_by_bytes
+        return known and column.is_deterministic
 
     @cached_property
     def shares(self) -> bool:
@@ -342,7 +347,7 @@ _LONGEST_NAME = 100  # characters; PostgreSQL's have up to 63 bytes
 
 
 def _column(table: str, infos: dict[int, TypeInfo], said: Sequence[Any]) -> Column:
-    name, number, modifier, dimensions, not_null, identity, generated, default, deterministic, declared = said
+    name, number, modifier, dimensions, not_null, identity, generated, default, deterministic, by_bytes, declared = said
     return Column(
         table=table,
         name=name,
@@ -352,7 +357,8 @@ def _column(table: str, infos: dict[int, TypeInfo], said: Sequence[Any]) -> Colu
         default=default,
         is_identity=bool(identity),
         is_written=not generated and identity != "a",
-        sorts_by_bytes=deterministic,
+        is_deterministic=deterministic,
+        sorts_by_bytes=bool(by_bytes),
     )
 
 

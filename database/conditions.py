@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -29,6 +30,8 @@ OPERATORS = (
 )  # fmt: skip
 _COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _TEXT_OPERATORS = ("$like", "$ilike", "$startswith")
+_LAST = chr(sys.maxunicode)
+_SURROGATES, _AFTER_SURROGATES = 0xD800, 0xE000
 _JSONB = 'text::"pg_catalog"."jsonb"'
 
 
@@ -112,7 +115,7 @@ def _read_operator(name: str, operator: str, value: Any, values: list[Any]) -> S
     if value is None:
         raise InvalidDataError(f"{operator} on {_short(name)} takes a value; for NULL there is $is_null")
     values.append(value)
-    return (operator, name, None)
+    return (operator, name, operator == "$startswith" and not (isinstance(value, str) and value.rstrip(_LAST)))
 
 
 def _unknown_operator(operator: str, known: Sequence[str]) -> InvalidDataError:
@@ -180,7 +183,7 @@ def write_condition(shape: Shape, table: Table, parameters: Parameters) -> str:
                                    f"'{operand.column.name}.key'; for a column there is $is_null")  # fmt: skip
         return f"{operand.sql} IS {'NOT ' if detail else ''}NULL"
     if kind in ("$exists", "$contains", *_TEXT_OPERATORS):
-        return _write_search(operand, kind, parameters)
+        return _write_search(operand, kind, detail, parameters)
     return _write_comparison(operand, kind, parameters)
 
 
@@ -241,7 +244,7 @@ def _write_comparison(operand: _Operand, kind: str, parameters: Parameters) -> s
     if kind == "$eq":
         value = _value(operand, parameters)
         written = f"{operand.sql} = {value}"
-        if operand.path and parameters.use_containment:
+        if operand.path and parameters.for_any_value:
             for part in reversed(operand.path):
                 value = f"jsonb_build_object({part}, {value})"
             written = f"({written} AND this.{operand.column.sql} @> {value})"
@@ -262,7 +265,7 @@ def _same_kind(operand: _Operand, value: str) -> str:
     return f"jsonb_typeof({operand.sql}) = jsonb_typeof({value})"
 
 
-def _write_search(operand: _Operand, kind: str, parameters: Parameters) -> str:
+def _write_search(operand: _Operand, kind: str, is_endless: bool, parameters: Parameters) -> str:
     column = operand.column
     if kind == "$exists":
         if not operand.is_json:
@@ -279,12 +282,27 @@ def _write_search(operand: _Operand, kind: str, parameters: Parameters) -> str:
     if column.type.kind != "text" and not operand.is_json:
         kinds = "text, an array or JSON" if kind == "$contains" else "text"
         raise InvalidDataError(f"{kind} looks into {kinds}; column {column.name!r} is {column.declared}")
+    if kind == "$startswith" and column.sorts_by_bytes and not operand.is_json and not is_endless:
+        number = parameters.add(lambda value: _range_of(column.encode_text(value)))
+        given = f"(SELECT ${number}::text[])" if parameters.for_any_value else f"${number}::text[]"
+        return f"({operand.text} >= ({given})[1] AND {operand.text} < ({given})[2])"
     patterns: dict[str, Encode] = {
         "$contains": lambda value: f"%{escape_like(column.encode_text(value))}%",
         "$startswith": lambda value: f"{escape_like(column.encode_text(value))}%",
     }
     number = parameters.add(patterns.get(kind, _pattern_of(column)))
     return f"{operand.text} {'ILIKE' if kind == '$ilike' else 'LIKE'} ${number}::text"
+
+
+def _range_of(beginning: str) -> list[str]:
+    """
+    The first text that begins so, and the first one behind them all; *beginning* is not just the last letter of Unicode.
+
+    An index finds what is between two parameters, and not what is LIKE one.
+    """
+    rest = beginning.rstrip(_LAST)
+    following = ord(rest[-1]) + 1
+    return [beginning, rest[:-1] + chr(_AFTER_SURROGATES if following == _SURROGATES else following)]
 
 
 def _pattern_of(column: Column) -> Encode:

@@ -410,7 +410,7 @@ def _upserted_row(table: Table, names: tuple[str, ...], conflict: tuple[str, ...
         size=_bytes,
     )
     shares = in_steps is None and table.is_plain(_ON_INSERT | _ON_UPDATE)
-    return RowStatement(shared, many, tuple(columns), shares and all(each.sorts_by_bytes for each in key), own_key)
+    return RowStatement(shared, many, tuple(columns), shares and all(each.is_deterministic for each in key), own_key)
 
 
 def _upsert_in_steps(

@@ -95,12 +95,13 @@ class Parameters:
     """
     The parameters of a statement that is being written.
 
-    *use_containment*: also ask for what is equal at a path by `@>`, which a GIN index on the column answers.
+    *for_any_value*: write what has one good plan for all values. For what is equal at a path, it also asks by `@>`, which
+    a GIN index on the column answers. How a text begins is not told to the planner, which would plan anew for each value.
     """
 
     def __init__(self) -> None:
         self.sources: list[tuple[Encode | None, Any]] = []
-        self.use_containment = False
+        self.for_any_value = False
 
     def add(self, encode: Encode) -> int:
         """The number of a parameter that *encode* makes of the next value."""

@@ -138,7 +138,7 @@ def build_page(table: Table, wanted: Selection) -> Built:
 def build_condition(table: Table, where: Shape, first: int) -> Built:
     """The condition alone, on `this`, for a statement whose own parameters end before $*first*."""
     parameters = Parameters()
-    parameters.use_containment = True
+    parameters.for_any_value = True
     parameters.sources += [(None, None)] * (first - 1)
     written = write_condition(where, table, parameters)
     return Built(written, parameters.sources[first - 1 :], ())

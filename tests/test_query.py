@@ -256,6 +256,37 @@ async def test_a_contained_text_is_found_whatever_it_holds() -> None:
         assert escape_like(part).replace("\\", "").count("%") == part.count("%")
 
 
+@pytest.mark.parametrize("collation", ["", 'COLLATE "C"'])
+async def test_a_beginning_is_found_in_any_unicode(collation: str) -> None:
+    """$startswith finds exactly the texts that Python finds, at the ends of Unicode, too."""
+    await database.execute_with_retry(f"CREATE TABLE named (id integer PRIMARY KEY, name text {collation}, word varchar {collation})")
+    choice = random.Random(5)
+    letters = "aé\ud7ff\ue000\uffff\U00010000\U0010fffe\U0010ffff%\\"
+    texts = ["".join(choice.choices(letters, k=choice.randint(0, 4))) for _ in range(400)]
+    await db.insert_many("named", [{"id": n, "name": text, "word": text} for n, text in enumerate(texts)])
+    for beginning in ("", "\U0010ffff", "\U0010ffff" * 2, "\ud7ff", "a\U0010ffff", *texts[:40]):
+        for column in ("name", "word"):
+            rows = await db.fetch("named", {column: {"$startswith": beginning}}, order_by="id")
+            assert [row["id"] for row in rows] == [n for n, text in enumerate(texts) if text.startswith(beginning)]
+
+
+async def test_an_index_finds_a_beginning() -> None:
+    """Also in a plan that does not know what the parameter begins with."""
+    await database.init_document_table()
+    async with database.get_db_transaction() as conn:
+        await conn.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        await conn.execute("SET LOCAL enable_seqscan = off")
+        await db.fetch("document", {"code": {"$startswith": "a/"}}, conn=conn)
+        [sql] = [
+            row["statement"]
+            for row in await conn.fetch("SELECT statement FROM pg_prepared_statements")
+            if row["statement"].count('FROM "public"."document"')
+        ]
+        await conn.execute(f"PREPARE found AS {sql}")
+        plan = await conn.fetch("EXPLAIN EXECUTE found ('{a/,a0}')")
+    assert "Index Cond: ((code >= " in " ".join(row[0] for row in plan)
+
+
 def test_a_condition_is_read_into_shape_and_values() -> None:
     """The shape holds no value, the values come in order, and an empty condition is none."""
     shape, values = read_where({"a": 1, "$or": [{"b": [2]}, {"c": {"$gt": 3, "$lt": 4}}], "d": None})

@@ -26,7 +26,7 @@ COMMENT ON FUNCTION document_tsvector IS
 
 CREATE TABLE document (
     id           uuid        NOT NULL DEFAULT gen_random_uuid(),
-    code         text        NOT NULL,
+    code         text        COLLATE "C" NOT NULL, -- what its beginning finds, and no update of a C library disorders
     name         text        NOT NULL,
     content      text        NOT NULL,
     metadata     jsonb       NOT NULL DEFAULT '{}',
