@@ -63,7 +63,8 @@ async def without_lists(search_term: str, limit: int = 10) -> list[dict[str, Any
 
 
 QUERIES = ["word1", "word1 word2 word3", "word390", "word0 word399", "word5 word6 -word0", "word39*", "+word2 word0",
-           '"word0 word1"']  # fmt: skip
+           '"word0 word1"', "+word2 +word1", "+word2 word390", "+word390 word0", '"word1 word0" word5', "word0-word2",
+           "word2-word380", "+the word1", "word1-word0-word2 -word3"]  # fmt: skip
 
 
 async def test_ranks_are_those_of_bm25(database: Settings) -> None:
@@ -150,7 +151,8 @@ async def test_what_the_lists_name_in_vain_does_not_count(monkeypatch: pytest.Mo
     assert (await db.refresh_search_index())["lists"] > 20
     best = await db.search_documents("word0 word1", 100)
     await delete_documents([row["code"] for row in best[:60]])
-    for query in ("word0 word1", "word0 word1 -word2", "word0-word1", '"word1 word0"', "word0", "word3 word399"):
+    for query in ("word0 word1", "word0 word1 -word2", "word0-word1", '"word1 word0"', "word0", "word3 word399",
+                  "+word0 +word1 word2", "+word1 word399"):  # fmt: skip
         expected = await without_lists(query, 20)
         assert len(await db.search_documents(query, 20)) == len(expected)
         assert ranks(await db.search_documents(query, 20, exact=True)) == pytest.approx(ranks(expected), rel=1e-3)

@@ -210,7 +210,8 @@ async def find_near_sections(
             columns, condition, space.schema,
             more=more, with_words=with_words, demands=demands, depth=depth, exact=exact,
         )  # fmt: skip
-        arguments: tuple[Any, ...] = (*arguments_of(question, wanted, rescored, not exact, configuration), vector)
+        use_lists = not exact and not question.demanded  # they name few of those that hold all words
+        arguments: tuple[Any, ...] = (*arguments_of(question, wanted, rescored, use_lists, configuration), vector)
         rows = await search_with(sql, (*arguments, *values), conn)
         found = [row for row in rows if row["rank"] is not None]
         facts = rows[0]

@@ -26,7 +26,9 @@ from .sections import passage_of
 UNIT = 10_000.0  # of the impacts in the lists, which are less than 2.2
 MOST = 2**30
 _RESCORED = 1_000  # of those that the lists name
-_ENTRIES = 30_000  # of all the lists that are read
+_ENTRIES = 20_000  # of all the lists that are read
+_GUESS = 0.5  # of where a list ends, for a section that is not in it
+_NARROW = 2_000  # of those that the lists name, where it is looked which of them hold all words that must occur
 _LESS = 5  # times fewer of both are enough beside a rarer word, which weighs more
 _FEW = 3_000  # documents that a filter leaves whose sections are all looked at
 _COUNTED, _SAMPLED = 1_000, 300
@@ -70,7 +72,9 @@ _TERMS = f"""{USED},
         SELECT *
           FROM (SELECT language, section_query(language, $1, $2, $3) AS query,
                        coalesce(section_query(language, $3, '{{}}', '{{}}'), '') AS excluded,
-                       section_query(language, '{{}}', $2, '{{}}') IS NOT NULL AS demands
+                       CASE WHEN cardinality($2) = 0 THEN '{{}}'
+                            ELSE ARRAY(SELECT lexeme FROM section_lexemes(language, $2, array_fill(1, ARRAY[cardinality($2)])))
+                       END AS demanded
                   FROM unnest(ARRAY(SELECT language FROM used)) AS language
                  WHERE language = coalesce($10, language)
                 OFFSET 0) AS parts
@@ -105,9 +109,14 @@ _TERMS = f"""{USED},
             SELECT asked.language, word.lexeme, word.count AS occurrences,
                    (quoted || CASE WHEN word.begins THEN ':*' ELSE '' END)::tsquery AS query,
                    (quoted || CASE WHEN word.begins THEN ':*AB' ELSE ':AB' END)::tsquery AS raised,
-                   head.*, $9::boolean AND head.frequency IS NOT NULL AND NOT asked.demands AS is_listed
+                   head.*, is_required,
+                   $9::boolean AND head.frequency IS NOT NULL
+                       AND bool_and(head.frequency IS NOT NULL OR NOT is_required) OVER (PARTITION BY asked.language)
+                       AS is_listed
               FROM asked
              CROSS JOIN LATERAL section_lexemes(asked.language, $4, $5) AS word
+             CROSS JOIN LATERAL (SELECT CASE WHEN demanded = '{{}}' THEN cardinality($1) = 1
+                                             ELSE word.lexeme = ANY(demanded) END AS is_required) AS demand
              CROSS JOIN LATERAL (SELECT {LEXEME_QUERY.format(lexeme="word.lexeme")} AS quoted) AS written
               LEFT JOIN LATERAL (
                 SELECT sum(head.frequency) AS frequency, min(head.lexeme) AS number
@@ -138,18 +147,24 @@ _TERMS = f"""{USED},
          ) AS nearly
     ),
     reach AS MATERIALIZED (
-        SELECT rescored, least({MOST}, CASE WHEN lists > 1 THEN {{entries}} / share / (lists * segments) + 1
-                                            ELSE {{entries_of_one}} END)::integer AS cap
-          FROM (SELECT greatest($7::bigint, $8::bigint / share) AS rescored, share, lists,
+        SELECT rescored, together, CASE WHEN required > 1 THEN greatest(rescored, {_NARROW}) ELSE rescored END AS headed,
+               required > 1 AS is_narrow, least({MOST}, CASE WHEN lists > 1 THEN {{entries}} / share / (lists * segments) + 1
+                                                      ELSE {{entries_of_one}} END)::integer AS cap
+          FROM (SELECT greatest($7::bigint, $8::bigint / share) AS rescored, together, required, share, lists,
                        (SELECT greatest(1, count(*)) FROM segment) AS segments
-                  FROM (SELECT coalesce(sum(lists), 0)::bigint AS lists,
+                  FROM (SELECT coalesce(max(lists), 0) AS together, coalesce(sum(lists), 0)::bigint AS lists,
+                               max(required) AS required,
                                CASE WHEN bool_or(are_listed) THEN 1 ELSE {_LESS} END AS share
-                          FROM (SELECT count(*) FILTER (WHERE is_listed) AS lists, bool_and(is_listed) AS are_listed
+                          FROM (SELECT count(*) FILTER (WHERE is_listed) AS lists, bool_and(is_listed) AS are_listed,
+                                       count(*) FILTER (WHERE is_required) AS required
                                   FROM term
                                  GROUP BY language) AS by_language) AS counted) AS weighed
     ),
     listed AS MATERIALIZED (
-        SELECT term.language, term.weight, head.segment, head.cutoff, head.ids, head.impacts, cap
+        SELECT term.language, term.weight, head.segment, head.ids[:cap] AS ids, head.impacts[:cap] AS impacts,
+               together > 1 AS is_guessed,
+               term.weight * CASE WHEN cardinality(head.impacts) > cap THEN head.impacts[cap] / {UNIT}
+                                  ELSE head.cutoff END AS cut
           FROM reach
           JOIN term ON term.is_listed
           JOIN document_head AS head ON head.lexeme = term.number
@@ -173,10 +188,8 @@ _TERMS = f"""{USED},
 # What a section that is nowhere within the lists weighs at the most.
 _TAIL = """
     SELECT max(tail)
-      FROM (SELECT sum(weight * cutoff) AS tail
-              FROM (SELECT language, segment, weight,
-                           CASE WHEN cardinality(impacts) > cap THEN impacts[cap] / {unit} ELSE cutoff END AS cutoff
-                      FROM listed) AS cut
+      FROM (SELECT sum(cut) AS tail
+              FROM listed
              GROUP BY language, segment) AS tails
 """
 # Where a filter leaves few documents, their sections are looked at. Where it leaves many, as a sample tells, the lists
@@ -201,11 +214,13 @@ _FILTER = """,
 """
 _PAYS = f"(SELECT sum(counted) > {_FEW} FROM term)"
 _FITS = "JOIN document AS this ON this.id = section.document_id AND {condition}"
+# What a section weighs that is in some of the lists: beside what they say, a part of where the others end. As the sum over
+# all of them is the same everywhere, it is taken off instead where a list says what is so.
 _SCORED = """,
     headed AS MATERIALIZED (
-        SELECT id, sum(impact * weight) AS bound
-          FROM (SELECT segment.after_id + unnest(listed.ids[:cap]) AS id, unnest(listed.impacts[:cap]) AS impact,
-                       listed.weight / {unit} AS weight
+        SELECT id, sum(impact * weight - guess) AS bound
+          FROM (SELECT segment.after_id + unnest(listed.ids) AS id, unnest(listed.impacts) AS impact,
+                       listed.weight / {unit} AS weight, CASE WHEN is_guessed THEN {guess} * cut ELSE 0 END AS guess
                   FROM listed
                   JOIN segment ON segment.id = listed.segment
                  WHERE true {many}) AS entry
@@ -309,12 +324,11 @@ _SELECT = """,
 """
 _FACTS = f"""
     (SELECT count(*) FROM best) AS ranked, (SELECT coalesce(bool_or(listed), false) FROM plan) {{many}} AS listed,
-    coalesce(({_TAIL.format(unit=UNIT)}), 0) AS tail,
+    coalesce(({_TAIL}), 0) AS tail,
     greatest((SELECT CASE WHEN count(*) >= {{listed}} THEN min(bound) ELSE 0 END FROM headed),
              (SELECT CASE WHEN count(*) >= (SELECT rescored FROM reach) THEN min(bound) ELSE 0 END FROM best_headed))
         AS cut,
-    (SELECT coalesce(max(lists), 0)
-       FROM (SELECT count(*) AS lists FROM term WHERE is_listed GROUP BY language) AS by_language) AS lists
+    (SELECT together FROM reach) AS lists, (SELECT is_narrow FROM reach) AS is_narrow
 """
 _SPARE = 10
 _LISTED = 20_000  # of which a filter may leave few
@@ -342,7 +356,9 @@ def build_candidates(condition: str | None, *, gate: str = _PAYS) -> str:
     fits = build_fits(condition)
     many, listed = build_many(condition), _listed(condition)
     scored_few = "" if condition is None else _SCORED_FEW.format(score=_SCORE)
-    scored = _SCORED.format(score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, unit=UNIT)
+    scored = _SCORED.format(
+        score=_SCORE, fits=fits, many=many, scored_few=scored_few, listed=listed, unit=UNIT, guess=_GUESS
+    )
     one, all_of_them = ("rescored", _ENTRIES) if condition is None else (MOST, MOST)
     terms = _TERMS.replace("{entries_of_one}", str(one)).replace("{entries}", str(all_of_them))
     return f"{terms}{build_filter(condition, gate)}{scored}"
@@ -355,7 +371,7 @@ def build_many(condition: str | None) -> str:
 
 def _listed(condition: str | None) -> str:
     """How many sections of the lists are looked at."""
-    return "(SELECT rescored FROM reach)" if condition is None else str(_LISTED)
+    return "(SELECT headed FROM reach)" if condition is None else str(_LISTED)
 
 
 def build_filter(condition: str | None, gate: str) -> str:
@@ -418,7 +434,7 @@ async def find_sections(
         found = [row for row in rows if row["rank"] is not None]
         ranked, listed = rows[0]["ranked"], rows[0]["listed"]
         beyond = _beyond(rows[0])
-        if listed and beyond and len(found) < limit and rescored < _LISTED:
+        if listed and beyond and len(found) < limit and rescored < _LISTED and not rows[0]["is_narrow"]:
             rescored *= 10
         elif listed and beyond and (len(found) < limit or (wanted.exact and found[-1]["rank"] < beyond * _NEARLY)):
             use_lists = False

@@ -24,8 +24,8 @@ log = logging.getLogger("database")
 
 T = TypeVar("T")
 
-SECTIONS_FROM = 20_000  # with fewer, looking at all sections that hold a word is fast enough
-_LISTED_FROM = 1_000  # words that fewer sections hold need no list
+SECTIONS_FROM = 2_500  # with fewer, looking at all sections that hold a word is fast enough
+_LISTED_FROM = 500  # words that fewer sections hold need no list
 _SEGMENT_FROM = 2_500  # new sections that are a segment of their own; fewer are looked at one by one
 _SEGMENT = 40_000  # sections of a segment that is made, by a statement of some seconds
 _SEGMENTS = 8  # so many smaller ones become one
