@@ -296,7 +296,7 @@ def _write_search(operand: _Operand, kind: str, is_endless: bool, parameters: Pa
 
 def _range_of(beginning: str) -> list[str]:
     """
-    The first text that begins so, and the first one behind them all; *beginning* is not just the last letter of Unicode.
+    The first text that begins so, and the first one behind them all; *beginning* is not just the last of all letters.
 
     An index finds what is between two parameters, and not what is LIKE one.
     """

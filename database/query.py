@@ -95,8 +95,8 @@ class Parameters:
     """
     The parameters of a statement that is being written.
 
-    *for_any_value*: write what has one good plan for all values. For what is equal at a path, it also asks by `@>`, which
-    a GIN index on the column answers. How a text begins is not told to the planner, which would plan anew for each value.
+    *for_any_value*: write what has one good plan for all values. What is equal at a path is also asked for by `@>`, for
+    a GIN index to answer; how a text begins is hidden from the planner, which would plan anew for each beginning.
     """
 
     def __init__(self) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from . import embedded
@@ -24,6 +24,8 @@ _pools: dict[asyncio.AbstractEventLoop, dict[str, _Entry]] = {}
 _callbacks: dict[str, list[InitCallback]] = {}
 # the pool whose init callbacks run in this task: they use it before anybody else may
 _initializing: ContextVar[Pool | None] = ContextVar("_initializing", default=None)
+# the pool that a task works for in the background: it ends with that pool, and must not open another one
+_worked_for: ContextVar[Pool | None] = ContextVar("_worked_for", default=None)
 _of_the_parent: list[object] = []
 # what is done with each pool before anybody uses it; see `divert_pools`
 _divert: Callable[[Pool], None] | None = None
@@ -78,6 +80,9 @@ async def get_connection_pool(name: str = "default") -> Pool:
     Opening makes the first connection and runs the init callbacks. Raises `DatabaseNotAvailableError` where no server
     can be reached within DB_CONNECTION_TIMEOUT, `ConnectionPoolError` where the settings are wrong.
     """
+    own = _worked_for.get()
+    if own is not None and own.name == name:
+        return own
     entries = _pools.setdefault(asyncio.get_running_loop(), {})
     entry = entries.get(name)
     if entry is None or entry.pool.is_closing():
@@ -93,6 +98,13 @@ async def get_connection_pool(name: str = "default") -> Pool:
                 raise ConnectionPoolError("the connection pool was closed while it was being opened") from None
             raise
     return entry.pool
+
+
+def work_in_background(pool: Pool, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task whose calls without `conn` go to *pool*, also while it closes, and to no other one."""
+    context = copy_context()
+    context.run(_worked_for.set, pool)
+    return asyncio.get_running_loop().create_task(work, context=context)
 
 
 async def close_connection_pool(name: str | None = None, *, timeout: float = 10.0) -> None:

@@ -25,6 +25,8 @@ from database import Settings
 from database.connect_db import Connection
 from database.ingestion.run import CONNECTIONS
 from database.ingestion.source_documents import BATCH_BYTES, BATCH_FILES
+from database.registry import open_pool
+from database.search import word_lists
 from database.settings import configure
 from tests.proxy import proxy_to
 
@@ -626,6 +628,17 @@ async def test_one_connection_is_enough(server_url: str, database: Settings, roo
         (root / f"{number:04}.md").write_text("# Changed\n")
     assert counts(await db.ingest_directory(root)) == {"inserted": 100, "updated": 100, "unchanged": 200}
     assert (await db.get_pool_stats())["connects"] == 1
+
+
+async def test_the_pool_closes_when_the_lists_are_made(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an ingestion leaves to the background is done before, and opens no other pool."""
+    monkeypatch.setattr(word_lists, "SECTIONS_FROM", 100)
+    monkeypatch.setattr(word_lists, "_LISTED_FROM", 20)
+    write_files(root, 300)
+    await db.ingest_directory(root)
+    await db.close_connection_pool()
+    assert open_pool() is None
+    assert await word_lists.count_lists() > 0
 
 
 @pytest.mark.parametrize("moment", ["unnest($2", "FROM STDIN", "code = ANY"])

@@ -259,7 +259,9 @@ async def test_a_contained_text_is_found_whatever_it_holds() -> None:
 @pytest.mark.parametrize("collation", ["", 'COLLATE "C"'])
 async def test_a_beginning_is_found_in_any_unicode(collation: str) -> None:
     """$startswith finds exactly the texts that Python finds, at the ends of Unicode, too."""
-    await database.execute_with_retry(f"CREATE TABLE named (id integer PRIMARY KEY, name text {collation}, word varchar {collation})")
+    await database.execute_with_retry(
+        f"CREATE TABLE named (id integer PRIMARY KEY, name text {collation}, word varchar {collation})"
+    )
     choice = random.Random(5)
     letters = "aé\ud7ff\ue000\uffff\U00010000\U0010fffe\U0010ffff%\\"
     texts = ["".join(choice.choices(letters, k=choice.randint(0, 4))) for _ in range(400)]

@@ -164,11 +164,11 @@ async def test_a_worker_that_has_lost_its_claim_stops(monkeypatch: pytest.Monkey
     await store(0, 300)
     settled = word_lists._settled_id
 
-    async def settle_for_long() -> int | None:
+    async def settle_for_long(patience: float) -> int | None:
         await db.execute_with_retry(
             "UPDATE document_head_state SET busy_until = clock_timestamp() + interval '1 hour' RETURNING 1"
         )
-        return await settled()
+        return await settled(patience)
 
     monkeypatch.setattr(word_lists, "_settled_id", settle_for_long)
     assert (await db.refresh_search_index())["lists"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import database as db
 from database import repository
-from database.search.waiting_words import merge_waiting_words
 
 from ..address import Address
 from ..items import TABLES, hold
@@ -33,13 +33,20 @@ async def connect(address: Address) -> AsyncIterator[Operations]:
             far_page=far_page,
             search=search,
             store_new=ingest,
-            merge_words=merge_waiting_words,
+            merge_words=finish_background,
             store_again=ingest,
             items=Items(partial(repository.get_by_id, _ITEMS), insert_item, update_item),
             held_items=held_items(held),
             insert_items=partial(repository.insert_many, _ITEMS),
             upsert_items=partial(repository.upsert_many, _ITEMS),
         )
+
+
+async def finish_background() -> None:
+    """Wait for what an ingestion has left behind."""
+    pool = await db.get_connection_pool()
+    while not all(companion.is_idle for companion in pool.companions.values()):  # noqa: ASYNC110 (nobody is told)
+        await asyncio.sleep(0.01)
 
 
 async def insert_item(item: Row) -> Row:

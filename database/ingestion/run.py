@@ -24,9 +24,8 @@ from ..document_batches import (
     upsert_documents,
 )
 from ..exceptions import ConnectionPoolError, DatabaseError, DocumentError, IngestionError, OutcomeUnknownError, reason
+from ..search.background import refresh_soon
 from ..search.embedding import Embed, embed_stored
-from ..search.waiting_words import merge_waiting_words_soon
-from ..search.word_lists import refresh_lists
 from .file_thread import FileThread
 from .source_documents import Batch, Comparison, DocumentRow, Failure, Source, code_of, compare_files, read_batch
 from .source_files import SourceTree
@@ -107,8 +106,7 @@ class IngestionRun:
         if self._dry_run or self._conn is not None or not (self._counts["inserted"] or self._counts["updated"]):
             return
         try:
-            await merge_waiting_words_soon()
-            await refresh_lists()
+            await refresh_soon()
         except DatabaseError as exc:  # what was stored is stored, and found
             log.warning(
                 "the ingestion of %s is complete, but not the lists that make searches faster: %s", self._what, exc

@@ -71,9 +71,10 @@ _TERMS = f"""{USED},
     asked AS MATERIALIZED (
         SELECT *
           FROM (SELECT language, section_query(language, $1, $2, $3) AS query,
-                       coalesce(section_query(language, $3, '{{}}', '{{}}'), '') AS excluded,
+                       CASE WHEN cardinality($3) > 0 THEN section_query(language, $3, '{{}}', '{{}}') END AS excluded,
                        CASE WHEN cardinality($2) = 0 THEN '{{}}'
-                            ELSE ARRAY(SELECT lexeme FROM section_lexemes(language, $2, array_fill(1, ARRAY[cardinality($2)])))
+                            ELSE ARRAY(SELECT lexeme
+                                         FROM section_lexemes(language, $2, array_fill(1, ARRAY[cardinality($2)])))
                        END AS demanded
                   FROM unnest(ARRAY(SELECT language FROM used)) AS language
                  WHERE language = coalesce($10, language)
@@ -147,9 +148,10 @@ _TERMS = f"""{USED},
          ) AS nearly
     ),
     reach AS MATERIALIZED (
-        SELECT rescored, together, CASE WHEN required > 1 THEN greatest(rescored, {_NARROW}) ELSE rescored END AS headed,
-               required > 1 AS is_narrow, least({MOST}, CASE WHEN lists > 1 THEN {{entries}} / share / (lists * segments) + 1
-                                                      ELSE {{entries_of_one}} END)::integer AS cap
+        SELECT rescored, together, required > 1 AS is_narrow,
+               CASE WHEN required > 1 THEN greatest(rescored, {_NARROW}) ELSE rescored END AS headed,
+               least({MOST}, CASE WHEN lists > 1 THEN {{entries}} / share / (lists * segments) + 1
+                                  ELSE {{entries_of_one}} END)::integer AS cap
           FROM (SELECT greatest($7::bigint, $8::bigint / share) AS rescored, together, required, share, lists,
                        (SELECT greatest(1, count(*)) FROM segment) AS segments
                   FROM (SELECT coalesce(max(lists), 0) AS together, coalesce(sum(lists), 0)::bigint AS lists,
@@ -172,7 +174,7 @@ _TERMS = f"""{USED},
     ),
     plan AS MATERIALIZED (
         SELECT asked.language, asked.query, coalesce(listed, false) AS listed,
-               CASE WHEN listed THEN rare && !!asked.excluded ELSE asked.query END AS rare,
+               CASE WHEN listed THEN rare && coalesce(!!asked.excluded, '') ELSE asked.query END AS rare,
                lexemes, queries, raised, weights, size.length
           FROM size
          CROSS JOIN asked
@@ -214,8 +216,8 @@ _FILTER = """,
 """
 _PAYS = f"(SELECT sum(counted) > {_FEW} FROM term)"
 _FITS = "JOIN document AS this ON this.id = section.document_id AND {condition}"
-# What a section weighs that is in some of the lists: beside what they say, a part of where the others end. As the sum over
-# all of them is the same everywhere, it is taken off instead where a list says what is so.
+# What a section weighs that is in some of the lists: beside what they say, a part of where the others end. As that sum
+# over all lists is the same for all sections, the part of a list is taken off where the list says what is so.
 _SCORED = """,
     headed AS MATERIALIZED (
         SELECT id, sum(impact * weight - guess) AS bound

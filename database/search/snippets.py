@@ -21,7 +21,6 @@ _WORD = re.compile(rf"[^\s\x00-/:-@\[-`{{-\x7F{UNSPACED}{SEPARATORS[1:-1]}]+")
 _UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
 _UNSPACED_LETTER = re.compile(f"[{LETTERS}]")
 _SIGNS = re.compile(f"[{SIGNS}]*")
-_SPACES = re.compile(r"\s+")
 _SENTENCE_END = re.compile(r"[.!?…:]\s+|[\u3002\uFF01\uFF0E\uFF1F\uFF61]\s*|\s*\n\s*|[|]\s*")
 # A letter with what is written onto it: combining signs, Korean vowels and final consonants, half-width voicing marks.
 _CLUSTER = re.compile(r"(?s).[\u0300-\u036F\u1160-\u11FF\u3099\u309A\uD7B0-\uD7FB\uFF9E\uFF9F\u0E32\u0EB2]*")
@@ -69,7 +68,8 @@ def make_snippet(
 
 
 def _shown(text: str, escape: bool) -> str:
-    return _SPACES.sub(" ", html.escape(text) if escape else text)
+    words = f".{html.escape(text) if escape else text}.".split()  # a space at either end stays one
+    return " ".join(words)[1:-1]
 
 
 # --- where the words are
@@ -133,7 +133,7 @@ def _marked(folded: str, marks: Collection[str]) -> Iterator[_Span]:
 
 
 def _unspaced(folded: str, terms: Sequence[str]) -> Iterator[_Span]:
-    if not _UNSPACED_LETTER.search(folded):
+    if folded.isascii() or not _UNSPACED_LETTER.search(folded):
         return
     for run in {run for term in terms for run in _UNSPACED_RUN.findall(fold_letters(term))}:
         place = folded.find(run)

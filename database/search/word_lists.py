@@ -24,7 +24,8 @@ log = logging.getLogger("database")
 
 T = TypeVar("T")
 
-SECTIONS_FROM = 2_500  # with fewer, looking at all sections that hold a word is fast enough
+SECTIONS_FROM = 4_000  # with fewer, looking at all sections that hold a word is fast enough
+MANY_SECTIONS = 20_000  # their lists take more than some seconds
 _LISTED_FROM = 500  # words that fewer sections hold need no list
 _SEGMENT_FROM = 2_500  # new sections that are a segment of their own; fewer are looked at one by one
 _SEGMENT = 40_000  # sections of a segment that is made, by a statement of some seconds
@@ -49,11 +50,20 @@ _COUNT_LISTS = """
 """
 
 
-async def refresh_lists() -> int:
-    """Bring the lists of common words up to date, where there are enough sections; how many of these there are."""
-    sections = int(await run("count sections", lambda c: c.fetchval(_COUNT)))
+async def count_sections() -> int:
+    """How many sections there are, about."""
+    return int(await run("count sections", lambda c: c.fetchval(_COUNT)))
+
+
+async def refresh_lists(*, patience: float | None = None) -> int:
+    """
+    Bring the lists of common words up to date, where there are enough sections; how many of these there are.
+
+    Others who write sections are waited for, up to *patience* seconds, or 20; then it is left for the next time.
+    """
+    sections = await count_sections()
     if sections >= SECTIONS_FROM:
-        await _refresh_lists(sections)
+        await _refresh_lists(sections, _PATIENCE if patience is None else patience)
     return sections
 
 
@@ -101,13 +111,13 @@ class _Claim:
         await run("release the lists", lambda c: c.execute(_RELEASE, self._until), changes=True)
 
 
-async def _refresh_lists(sections: int) -> None:
+async def _refresh_lists(sections: int, patience: float) -> None:
     state = await run("claim the lists", lambda c: c.fetchrow(_CLAIM), changes=True)
     if state is None:
         return
     claim = _Claim(state["busy_until"])
     try:
-        up_to = await _settled_id()
+        up_to = await _settled_id(patience)
         if up_to is None:
             log.info("lists of common words: a transaction is open for long, they are left for the next time")
             return
@@ -136,12 +146,12 @@ _WRITERS = """
 _PREPARED = "-1/"  # what a transaction is called from PREPARE TRANSACTION on, whatever its name was before
 
 
-async def _settled_id() -> int | None:
+async def _settled_id(patience: float) -> int | None:
     """An id up to which there will be no new section any more; None where somebody takes too long."""
     last_id = int(await run("ask for the last section", lambda c: c.fetchval(_LAST_ID)))
     before = await _writers()
     writers = before
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + patience
     while any(writer in before or writer.startswith(_PREPARED) for writer in writers):
         if time.monotonic() > deadline:
             return None
