@@ -76,7 +76,13 @@ NAVIGATION = {
 
 
 def add_navigation(_: Sphinx, docname: str, source: list[str]) -> None:
-    """Put the tree of pages below the README, where GitHub does not show it. Pages it does not name are guides."""
+    """
+    Put the tree of pages below the README, where GitHub does not show it; pages that it does not name are guides.
+
+    Below the list of the reference's pages come the names that they have.
+    """
+    if docname == "docs/reference/index":
+        source[0] += "".join(list_names(page) for page in re.findall(r"<(\w+)>", source[0]))
     if docname != root_doc:
         return
     pages = {
@@ -87,6 +93,21 @@ def add_navigation(_: Sphinx, docname: str, source: list[str]) -> None:
     groups["Guides"] += sorted(pages - {root_doc}.union(*groups.values()))
     for caption, some in groups.items():
         source[0] += "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *some, "```", ""])
+
+
+def list_names(page: str) -> str:
+    """A link to a *page* of the reference, and to each name on it."""
+    text = (ROOT / "docs" / "reference" / f"{page}.rst").read_text(encoding="utf-8")
+    links, module = [], ""
+    for directive, name in re.findall(
+        r"^\.\. (currentmodule|autofunction|autoclass|autoexception|autodata):: (\S+)", text, re.MULTILINE
+    ):
+        if directive == "currentmodule":
+            module = name
+        else:
+            links.append(f":py:obj:`{name.rpartition('.')[2]} <{name if '.' in name else f'{module}.{name}'}>`")
+    title = text.partition("\n")[0].removeprefix("Reference: ")
+    return f"\n:doc:`{title[0].upper() + title[1:]} <{page}>`\n    {' · '.join(links)}\n"
 
 
 # --- names that become links
