@@ -11,7 +11,7 @@ THROUGH_POOLER = $(addprefix tests/test_,$(addsuffix .py,batching batching_model
 SHARE ?= 1
 
 .PHONY: demo test test-pooler test-lowest check fuzz torture bench bench-quick bench-search bench-search-quick \
-	bench-startup format clean
+	bench-startup docs format clean
 
 demo: $(VENV)/demo.ok
 	@$(BIN)/python -m database demo $(if $(DOCS),"$(DOCS)")
@@ -58,12 +58,18 @@ bench-search-quick: $(VENV)/bench-search.ok
 bench-startup: $(VENV)/demo.ok
 	@$(BIN)/python -m benchmarks.startup
 
+# fails on the first warning, also of a link that leads nowhere
+docs: $(VENV)/docs.ok
+	@rm -rf build/docs
+	@$(BIN)/python -m sphinx --fail-on-warning --quiet -c docs -b html -d build/doctrees . build/docs
+	@echo "$(CURDIR)/build/docs/index.html"
+
 format: $(VENV)/dev.ok
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-lowest .lowest.txt .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build/docs build/doctrees $(VENV) .venv-lowest .lowest.txt .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/demo.ok: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -74,6 +80,10 @@ $(VENV)/demo.ok: pyproject.toml
 
 $(VENV)/dev.ok: $(VENV)/demo.ok
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/docs.ok: $(VENV)/demo.ok
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 # where a peer cannot be installed, the others are measured, and the next time it is tried again

@@ -574,7 +574,7 @@ async def search_documents(
 
     Documents in the language that the question seems to be in come first; *language* confines the search to documents
     in it. *where* is a condition on the columns of documents as in
-    `BaseRepository`: `{"metadata.team": "x", "code": {"$startswith": "a/"}}`. *content* False leaves the whole text
+    `repository.fetch`: `{"metadata.team": "x", "code": {"$startswith": "a/"}}`. *content* False leaves the whole text
     out. *exact*: also where common words are searched for in a large collection, certainly the best, however long that
     takes; without, they nearly always are.
     """

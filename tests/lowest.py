@@ -12,7 +12,7 @@ from pathlib import Path
 
 _PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 _BOUND = re.compile(r"([\w.-]+)>=([\w.]+)")
-_NOT_OURS = ("all", "bench", "dev")
+_NOT_OURS = ("all", "bench", "dev", "docs")
 
 
 def constraints() -> list[str]:

@@ -33,7 +33,7 @@ from .extensions import skip_without_pgvector
 ROOT = Path(__file__).parent.parent
 PAGES = {
     path.relative_to(ROOT).as_posix(): path
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
     if path.is_file()
 }
 
@@ -188,6 +188,16 @@ async def test_the_code_of_a_page_runs_and_prints_what_the_page_shows(page: str,
     for block in read_blocks(text):
         if block.not_run is None:
             check_output(page, block, await run_block(page, block, namespace, reader))
+
+
+def test_a_first_test_of_ones_own_is_ten_lines() -> None:
+    """From `pip install` to a test that passes, as testing.md begins; the test above runs it in an empty directory."""
+    first = next(read_blocks(PAGES["docs/testing.md"].read_text(encoding="utf-8")))
+    lines = first.text.splitlines()
+    assert lines[0].startswith("pip install")
+    assert "pytest" in lines[-1]
+    assert "passed" in str(first.output)
+    assert len(lines) <= 10
 
 
 def test_few_blocks_are_not_run() -> None:
