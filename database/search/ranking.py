@@ -27,6 +27,7 @@ UNIT = 10_000.0  # of the impacts in the lists, which are less than 2.2
 MOST = 2**30
 _RESCORED = 1_000  # of those that the lists name
 _ENTRIES = 20_000  # of all the lists that are read
+_UP_TO = 200_000  # sections; with more, the entries grow by their fourth root, those that are ranked by the square root
 _GUESS = 0.5  # of where a list ends, for a section that is not in it
 _NARROW = 2_000  # of those that the lists name, where it is looked which of them hold all words that must occur
 _LESS = 5  # times fewer of both are enough beside a rarer word, which weighs more
@@ -150,13 +151,15 @@ _TERMS = f"""{USED},
     reach AS MATERIALIZED (
         SELECT rescored, together, required > 1 AS is_narrow,
                CASE WHEN required > 1 THEN greatest(rescored, {_NARROW}) ELSE rescored END AS headed,
-               least({MOST}, CASE WHEN lists > 1 THEN {{entries}} / share / (lists * segments) + 1
+               least({MOST}, CASE WHEN lists > 1 THEN {{entries}} * growth / share / (lists * segments) + 1
                                   ELSE {{entries_of_one}} END)::integer AS cap
-          FROM (SELECT greatest($7::bigint, $8::bigint / share) AS rescored, together, required, share, lists,
-                       (SELECT greatest(1, count(*)) FROM segment) AS segments
+          FROM (SELECT greatest($7, $8 * growth ^ 2 / share)::bigint AS rescored, together, required, share, growth,
+                       lists, (SELECT greatest(1, count(*)) FROM segment) AS segments
                   FROM (SELECT coalesce(max(lists), 0) AS together, coalesce(sum(lists), 0)::bigint AS lists,
                                max(required) AS required,
-                               CASE WHEN bool_or(are_listed) THEN 1 ELSE {_LESS} END AS share
+                               CASE WHEN bool_or(are_listed) THEN 1 ELSE {_LESS} END AS share,
+                               CASE WHEN bool_or(are_listed) AND max(lists) > 1
+                                    THEN (SELECT greatest(1, sections / {_UP_TO}) ^ 0.25 FROM size) ELSE 1 END AS growth
                           FROM (SELECT count(*) FILTER (WHERE is_listed) AS lists, bool_and(is_listed) AS are_listed,
                                        count(*) FILTER (WHERE is_required) AS required
                                   FROM term
