@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
@@ -328,6 +328,12 @@ def test_what_cannot_be_decorated() -> None:
         @with_db_connection
         async def without(connection: Connection) -> None:
             pass
+
+    with pytest.raises(TypeError, match="would go on after its transaction"):
+
+        @with_db_connection
+        async def rows(conn: Connection) -> AsyncIterator[int]:
+            yield 1
 
     for task in (tasks.store, tasks.store_first):
         with pytest.raises(TypeError, match=r"write @app\.task above it"):

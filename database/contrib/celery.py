@@ -299,7 +299,7 @@ def with_db_connection(fn: Callable[..., Any] | None = None, /, *, name: str = "
     Called by Celery, and wherever no event loop runs, an async function's result is returned; in an event loop, it is
     to be awaited, as ever. A plain function runs in the thread of its caller and uses `conn` through `run_async`, or
     returns what is to be awaited. A soft time limit cancels an async body, and rolls back; it is too late for one that
-    has returned. Raises `TypeError` where there is no parameter `conn`, and for what is a task already.
+    has returned. Raises `TypeError` where there is no parameter `conn`, for generators, and for what is a task already.
     """
     if fn is None:
         return functools.partial(_decorate, name=name)
@@ -312,6 +312,8 @@ def _decorate(fn: Callable[..., Any], *, name: str) -> Callable[..., Any]:
     signature = inspect.signature(fn)
     if "conn" not in signature.parameters:
         raise TypeError(f"with_db_connection gives {fn.__qualname__} a connection: it needs a parameter named conn")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise TypeError(f"{fn.__qualname__} is a generator, which would go on after its transaction: return a list")
     bind = _binder(fn, signature)
     is_async = inspect.iscoroutinefunction(fn)
 
