@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.abc import Traversable
+from importlib.resources.abc import Traversable
 from itertools import pairwise
 from pathlib import Path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from .sshd import sshd
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -48,11 +51,16 @@ def uvicorn(application: str, environment: dict[str, str]) -> Iterator[httpx.Cli
 def test_every_example_is_tested() -> None:
     """An example that no test runs is not there."""
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "batch_ingestion.py",
+        "celery_worker.py",
+        "chatbot.py",
         "dump_and_restore.py",
         "fastapi_app.py",
         "mock_rows.py",
         "query_log.py",
         "quickstart.py",
+        "several_databases.py",
+        "sync.py",
         "testing_modes.py",
         "transactions_in_tests.py",
     }
@@ -129,6 +137,88 @@ def test_query_log(bare: dict[str, str]) -> None:
     assert found and int(found[1]) >= 200 and int(found[2]) < int(found[1]) - 100
     assert "slow ones" in printed and "    Aggregate  (cost=" in printed
     assert "find_tea" in printed
+
+
+def test_batch_ingestion(bare: dict[str, str], tmp_path: Path) -> None:
+    """It says what became of each file, and its exit code tells a scheduler of failures."""
+    for verdict, other in (("inserted", "unchanged"), ("unchanged", "inserted")):
+        printed = run_example("batch_ingestion.py", bare)
+        assert re.search(rf"^ +3 of 3 files$.*^{verdict} +3$", printed, re.MULTILINE | re.DOTALL)
+        assert re.search(rf"^{other} +0$", printed, re.MULTILINE)
+
+    command = [sys.executable, str(EXAMPLES / "batch_ingestion.py"), str(tmp_path / "notes")]
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "good.md").write_text("Tea")
+    (tmp_path / "notes" / "bad.md").write_bytes(b"caf\xe9")
+    refused = subprocess.run(command, env=bare, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 1, refused.stderr
+    assert re.search(r"^inserted +1$.*^failed +1 ", refused.stdout, re.MULTILINE | re.DOTALL)
+    assert re.search(r"^failed: .*bad\.md: not UTF-8", refused.stderr, re.MULTILINE)
+
+    shutil.rmtree(tmp_path / "notes")
+    stopped = subprocess.run(command, env=bare, capture_output=True, text=True, timeout=60, check=False)
+    assert stopped.returncode == 2 and "stopped: " in stopped.stderr
+
+
+def test_several_databases(bare: dict[str, str]) -> None:
+    """What was moved is in the other one, and nothing stays."""
+    for _ in range(2):
+        shop, archive, refused = run_example("several_databases.py", bare).splitlines()
+        assert shop.split() == ["shop", "healthy", "orders/2024,", "orders/2025"]
+        assert archive.split() == ["archive", "healthy", "orders/2019"]
+        assert refused == "there is no orders/1999; both transactions are rolled back"
+
+
+def test_sync(bare: dict[str, str], tmp_path: Path) -> None:
+    """Over a real ssh, the other machine being this one."""
+    with sshd(tmp_path / "ssh") as there:
+        for _ in range(2):
+            printed = run(bare, str(EXAMPLES / "sync.py"), there.remote, *there.options)
+            fetched, rows = printed.splitlines()
+            assert fetched == f"fetched from {there.remote} into sync_example_here"
+            assert rows == "[{'name': 'black'}, {'name': 'green'}]"
+
+
+def test_sync_where_nobody_answers(bare: dict[str, str]) -> None:
+    """It says what is missing, and how to get it."""
+    command = [sys.executable, str(EXAMPLES / "sync.py"), "me@127.0.0.1", "-p", "1"]
+    refused = subprocess.run(command, env=bare, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 1 and refused.stdout == ""
+    assert "ssh" in refused.stderr and "apt-get install openssh-server\n  ssh-copy-id me@127.0.0.1" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_chatbot(bare: dict[str, str]) -> None:
+    """It answers from its documents, knows what a short question is about, and remembers over a restart."""
+
+    def talk(*questions: str) -> list[str]:
+        command = [sys.executable, str(EXAMPLES / "chatbot.py")]
+        said = subprocess.run(
+            command, env=bare, input="\n".join(questions), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert said.returncode == 0, said.stderr
+        return said.stdout.splitlines()
+
+    green = "Green tea wants water of 80 degrees, because boiling water makes it bitter. (chatbot/green-tea)"
+    assert talk("How hot for green tea?", "And why?", "Who won the match?") == [
+        "Ask me about tea, or roses.", green, f"As I said: {green}", "I have read nothing about that.",
+    ]  # fmt: skip
+    assert talk() == ["Welcome back. You asked: Who won the match?"]
+    assert talk("When are roses cut?") == [
+        "Welcome back. You asked: Who won the match?",
+        "Roses are cut in spring, above an eye that looks outwards. (chatbot/roses)",
+    ]
+
+
+def test_celery_worker(bare: dict[str, str]) -> None:
+    """A real worker with two processes; of the task that was tried three times, the last attempt is there."""
+    warned = {"PYTHONWARNINGS": "error,ignore:You're running the worker with superuser"}
+    for _ in range(2):
+        queued, *stored = run_example("celery_worker.py", bare | warned).splitlines()
+        assert queued == "5 tasks wait in the queue"
+        pattern = r"(celery/(?:\d|retried, 3)) +stored at (once|attempt 3), by process \d+"
+        found = [re.fullmatch(pattern, line) for line in stored]
+        assert [each and each[2] for each in found] == ["once"] * 4 + ["attempt 3"]
 
 
 def run_example(name: str, environment: dict[str, str]) -> str:

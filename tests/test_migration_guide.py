@@ -12,7 +12,7 @@ import pytest
 
 import database as db
 from database import testing
-from database.contrib import fastapi
+from database.contrib import celery, fastapi
 from database.settings import Settings
 from tests.running import client_of, run_block, run_program
 
@@ -166,6 +166,7 @@ def test_names_exist() -> None:
     known = {
         *db.__all__,
         *db.repository.__all__,
+        *celery.__all__,
         *fastapi.__all__,
         *testing.__all__,
         *dir(asyncpg.Connection),

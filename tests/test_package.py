@@ -32,5 +32,6 @@ def test_the_extras_are_not_imported_by_the_package() -> None:
         "platformdirs",
         "opentelemetry",
         "prometheus_client",
+        "celery",
     ):
         assert f"'{extra}'" not in loaded
