@@ -305,6 +305,12 @@ def test_lines_are_not_too_long(page: str) -> None:
     assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_mark_of_a_merge_is_left(page: str) -> None:
+    """No reader has to choose between two versions."""
+    assert re.findall(r"^(?:<{7}|>{7}) .*$", PAGES[page].read_text(encoding="utf-8"), re.MULTILINE) == []
+
+
 def test_output_is_compared() -> None:
     """The comparison sees a difference, and only those that matter."""
     assert is_as_shown("2 files, 153 B in 69.2 ms\n2 inserted", "2 files, 153 B in 0.12 s\n2 inserted\n")
