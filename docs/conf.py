@@ -116,7 +116,8 @@ def list_names(page: str) -> str:
 def public_names() -> dict[str, str]:
     """Where the reference explains a name: "insert" in `database.repository`."""
     found: dict[str, str] = {}
-    frameworks = [import_module(f"database.contrib.{each.name}") for each in pkgutil.iter_modules(contrib.__path__)]
+    modules = [import_module(f"database.contrib.{each.name}") for each in pkgutil.iter_modules(contrib.__path__)]
+    frameworks = [module for module in modules if hasattr(module, "__all__")]
     for module in (database, repository, testing, embedded, *frameworks):
         for name in getattr(module, "__all__", ("start", "stop", "shut_down", "status")):
             if not inspect.ismodule(getattr(module, name)):

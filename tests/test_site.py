@@ -66,7 +66,7 @@ def public_names() -> Iterator[str]:
     """Everything that users import, by the name that the reference has for it."""
     frameworks = [import_module(f"database.contrib.{each.name}") for each in pkgutil.iter_modules(contrib.__path__)]
     for module in (database, repository, testing, *frameworks):
-        for name in module.__all__:
+        for name in getattr(module, "__all__", ()):  # what has none is for the others
             if type(getattr(module, name)).__name__ != "module" and name != "database_lifespan":
                 yield f"{module.__name__}.{name}"
     for name, value in vars(exceptions).items():

@@ -5,29 +5,21 @@ Celery: a task that gets a connection in a transaction of its own, and async cod
     @with_db_connection
     async def rename(code: str, name: str, *, conn: Connection) -> None: ...
 
-A worker is synchronous and a pool belongs to an event loop, so each process has a loop in a thread of its own, made
-when it is first needed. Pools and the bodies of async tasks live there, and the worker's threads wait for them: what a
-signal raises in the main thread (a soft time limit, a shutdown) never strikes in the middle of the loop. A forked child
-has nothing of its parent's. For the worker pools prefork, solo and threads.
+A worker is synchronous and a pool belongs to an event loop: pools and the bodies of async tasks live in a loop in the
+background of each process (background.py). For the worker pools prefork, solo and threads.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import functools
 import inspect
-import logging
-import os
-import threading
 from collections.abc import Awaitable, Callable, Generator
-from concurrent.futures import CancelledError
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from ..connect_db import close_connection_pool, get_db_transaction
-from ..exceptions import reason
+from ..connect_db import get_db_transaction
+from .background import Call, close_loops
 
 try:
     from celery import Task, signals
@@ -41,176 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["close_worker_pools", "run_async", "with_db_connection"]
 
-log = logging.getLogger("database")
-
 T = TypeVar("T")
 
-_CLOSE_SECONDS = 5.0
-_STOP_SECONDS = 1.0
-
-_lock = threading.Lock()
-_loops: list[_LoopThread] = []
-_of_the_parent: list[_LoopThread] = []  # collecting a loop would touch what both processes share
 # the request whose body runs in this asyncio task
 _own_request: ContextVar[object] = ContextVar("_own_request", default=None)
-
-
-class _LoopThread:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        if detect_environment() != "default":
-            raise RuntimeError(
-                "an event loop needs threads, which gevent and eventlet replace: start the worker with --pool=prefork, "
-                "--pool=threads or --pool=solo"
-            )
-        self.loop = asyncio.new_event_loop()
-        self._is_stopping = False
-        self._thread = threading.Thread(target=self._run, name="database.contrib.celery", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._is_stopping:
-            with suppress(KeyboardInterrupt, SystemExit):  # of a task that a body has started; the body is told as well
-                self.loop.run_forever()
-
-    def close(self) -> None:
-        """Close the pools, cancel what is left, stop; all in bounded time."""
-        try:
-            ending = asyncio.run_coroutine_threadsafe(self._finish(), self.loop)
-            ending.result(_CLOSE_SECONDS + _STOP_SECONDS)
-        except Exception as exc:
-            log.warning("the event loop of Celery's tasks does not end well: %s", reason(exc))
-        self._is_stopping = True
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(_STOP_SECONDS)
-        if not self._thread.is_alive():
-            self.loop.close()
-
-    async def _finish(self) -> None:
-        await close_connection_pool(timeout=_CLOSE_SECONDS)
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        if left:
-            await asyncio.wait(left, timeout=_STOP_SECONDS)
-        await self.loop.shutdown_asyncgens()
-
-
-def _loop_for_caller() -> asyncio.AbstractEventLoop:
-    """
-    The loop in the background; for code that runs there itself, the next one.
-
-    In eager mode the body of a task may run another task: it stands still meanwhile, and its loop with it.
-    """
-    try:
-        running = asyncio.get_running_loop()
-    except RuntimeError:
-        running = None
-    with _lock:
-        depth = next((depth + 1 for depth, each in enumerate(_loops) if each.loop is running), 0)
-        if depth == len(_loops):
-            _loops.append(_LoopThread())
-        return _loops[depth].loop
-
-
-class _Moment:
-    """
-    Something that happens once, for one thread to wait for.
-
-    Of a bare lock: those of `threading` with a condition inside stay locked where a signal raises in the wrong place.
-    """
-
-    def __init__(self) -> None:
-        self._has_come = False
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def come(self) -> None:
-        self._has_come = True
-        self._lock.release()
-
-    def wait(self) -> None:
-        if not self._has_come:
-            self._lock.acquire()
-
-
-class _Call(Generic[T]):
-    """*work* in the background, for which this thread waits; *may_cancel* False: to its end, whatever happens here."""
-
-    def __init__(self, work: Callable[[], Awaitable[T]], *, may_cancel: bool = True) -> None:
-        self.may_cancel = may_cancel
-        self.has_begun = False
-        self._work = _InTask(work)
-        self._task: asyncio.Task[tuple[T | None, BaseException | None]] | None = None
-        self._end = _Moment()
-        self._is_over = False
-
-    def result(self) -> T:
-        """
-        What *work* returns or raises.
-
-        Where a signal raises meanwhile, it is cancelled, and that is raised when it has ended; unless it has ended
-        in another way than by the cancellation, which counts then.
-        """
-        try:
-            self.wait()
-        except Exception:
-            if not self.is_complete and self._error() is None:
-                raise
-        return self.outcome()
-
-    def wait(self) -> None:
-        """Until *work* has ended, also where a signal raises: then it is cancelled, and that is raised at the end."""
-        loop = _loop_for_caller()
-        try:
-            loop.call_soon_threadsafe(self._begin)
-            self._end.wait()
-        except BaseException:
-            loop.call_soon_threadsafe(self._cancel)
-            self._end.wait()
-            raise
-
-    @property
-    def is_complete(self) -> bool:
-        """True where *work* has ended and has raised nothing."""
-        task = self._task
-        return task is not None and task.done() and not task.cancelled() and task.result()[1] is None
-
-    def outcome(self) -> T:
-        """What *work* has returned; raises what it has raised."""
-        error = self._error()
-        if error is not None:
-            raise error
-        if self._task is None or self._task.cancelled():
-            raise CancelledError("the task was cancelled: its worker is shut down, or its code has cancelled it")
-        return self._task.result()[0]  # type: ignore[return-value]  # None is a T where T says so
-
-    def _error(self) -> BaseException | None:
-        task = self._task
-        return None if task is None or not task.done() or task.cancelled() else task.result()[1]
-
-    def _begin(self) -> None:
-        if not self._is_over:
-            self.has_begun = True
-            self._task = asyncio.get_running_loop().create_task(self._perform())
-            self._task.add_done_callback(lambda _: self._end.come())
-
-    async def _perform(self) -> tuple[T | None, BaseException | None]:
-        """Its result and its exception; in a pair, since an event loop ends with a SystemExit."""
-        try:
-            return await self._work, None
-        except asyncio.CancelledError:
-            raise
-        except BaseException as exc:
-            return None, exc
-
-    def _cancel(self) -> None:
-        if self._task is None:
-            self._is_over = True
-            self._end.come()
-        elif self.may_cancel:
-            self._task.cancel()
 
 
 class _InTask(Generic[T]):
@@ -275,13 +101,28 @@ def _has_loop() -> bool:
     return True
 
 
+def _call(work: Callable[[], Awaitable[T]], *, may_cancel: bool = True) -> Call[T]:
+    """As `Call`, with Celery's current task; raises `RuntimeError` where there are no threads for a loop."""
+    if detect_environment() != "default":
+        raise RuntimeError(
+            "an event loop needs threads, which gevent and eventlet replace: start the worker with --pool=prefork, "
+            "--pool=threads or --pool=solo"
+        )
+    in_task = _InTask(work)
+    return Call(lambda: in_task, may_cancel=may_cancel)
+
+
 def run_async(work: Awaitable[T]) -> T:
     """
     The result of `await work`, for plain functions: in the event loop where the pools of this process's tasks are.
 
     Where a soft time limit strikes, *work* is cancelled first. Connections of another event loop cannot be used in it.
     """
-    return _Call(lambda: work).result()
+    try:
+        return _call(lambda: work).result()
+    finally:
+        if inspect.iscoroutine(work) and inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+            work.close()  # interrupted before it has begun
 
 
 @overload
@@ -323,15 +164,21 @@ def _decorate(fn: Callable[..., Any], *, name: str) -> Callable[..., Any]:
         if conn is not None:
             return body(conn)
         if not is_async:
-            return _run_plain(body, name)
+            return _run_plain(body, name, _is_whole_task(fn))
         if _has_loop() and not _is_called_by_celery():
             return _run_awaited(body, name)
-        return _run_in_background(body, name)
+        return _run_in_background(body, name, _is_whole_task(fn))
 
     # what Celery checks arguments against
     parameters = [each for each in signature.parameters.values() if each.name != "conn"]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
+
+
+def _is_whole_task(fn: Callable[..., Any]) -> bool:
+    """True where *fn* is what Celery's current task consists of: nothing comes after it in this task."""
+    task, _ = _current_task_and_request()
+    return task is not None and inspect.unwrap(task.run) is inspect.unwrap(fn)
 
 
 def _binder(
@@ -357,34 +204,48 @@ async def _run_awaited(body: Callable[[Connection], Awaitable[T]], name: str) ->
         return await body(conn)
 
 
-def _run_in_background(body: Callable[[Connection], Awaitable[T]], name: str) -> T:
+def _run_in_background(body: Callable[[Connection], Awaitable[T]], name: str, is_whole_task: bool) -> T:
     async def transact() -> T:
         async with get_db_transaction(name) as conn:
             result = await body(conn)
             call.may_cancel = False  # a COMMIT that is cancelled may have been done
         return result
 
-    call = _Call(transact)
-    return call.result()
+    call = _call(transact)
+    return _end(call, is_whole_task)
 
 
-def _run_plain(body: Callable[[Connection], Any], name: str) -> Any:
+def _run_plain(body: Callable[[Connection], Any], name: str, is_whole_task: bool) -> Any:
     """In this thread; the transaction is begun and ended in the background, whatever raises in between."""
     transaction = get_db_transaction(name)
-    beginning = _Call(transaction.__aenter__)
-    committing = _Call(lambda: transaction.__aexit__(None, None, None), may_cancel=False)
+    beginning = _call(transaction.__aenter__)
+    committing = _call(lambda: transaction.__aexit__(None, None, None), may_cancel=False)
     try:
-        beginning.wait()
-        result = body(beginning.outcome())
+        result = body(beginning.result())
         if inspect.isawaitable(result):
             result = run_async(result)
-        committing.result()
+        _end(committing, is_whole_task)
     except BaseException as exc:
-        if beginning.is_complete and not committing.has_begun:
+        if beginning.has_returned and not committing.has_begun:
             undo = functools.partial(transaction.__aexit__, type(exc), exc, exc.__traceback__)
-            _Call(undo, may_cancel=False).result()
+            _call(undo, may_cancel=False).result()
         raise
     return result
+
+
+def _end(call: Call[T], is_whole_task: bool) -> T:
+    """
+    The outcome of a *call* that commits.
+
+    A time limit that strikes too late to undo a whole task is ignored: the task has succeeded, or failed by itself. In
+    the middle of a task it is raised, or the rest would run without a limit.
+    """
+    try:
+        call.wait()
+    except Exception:
+        if not (is_whole_task and call.has_returned_or_raised):
+            raise
+    return call.outcome()
 
 
 def close_worker_pools() -> None:
@@ -394,27 +255,12 @@ def close_worker_pools() -> None:
     Done where a worker, one of its child processes, or the interpreter shuts down. For tests that run tasks eagerly,
     each with a database of its own.
     """
-    with _lock:
-        loops = [*_loops]
-        _loops.clear()
-    for each in reversed(loops):
-        each.close()
+    close_loops()
 
 
 def _shut_down(**_: object) -> None:
-    close_worker_pools()
+    close_loops()
 
 
-def _leave_to_the_parent() -> None:
-    """In a forked child, where the threads are not."""
-    global _lock
-    _lock = threading.Lock()
-    _of_the_parent.extend(_loops)
-    _loops.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_the_parent)
 signals.worker_process_shutdown.connect(_shut_down)
 signals.worker_shutdown.connect(_shut_down)
-atexit.register(close_worker_pools)
