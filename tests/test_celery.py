@@ -106,6 +106,9 @@ class Worker:
             self.process.wait(60)
 
 
+of_the_workers = pytest.mark.xdist_group("celery_workers")  # in one process of the suite, which starts them once
+
+
 @pytest.fixture(scope="module")
 def workers(
     tmp_path_factory: pytest.TempPathFactory, server_url: str, database_run: TestRun, database_template: str
@@ -129,6 +132,7 @@ def worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Worker
     return workers[request.param]
 
 
+@of_the_workers
 def test_it_commits(worker: Worker) -> None:
     """Async functions, plain ones, a method; `conn` first or last, by keyword or not."""
     assert worker.run(tasks.store, "commit a") == "commit a"
@@ -141,6 +145,7 @@ def test_it_commits(worker: Worker) -> None:
     ]  # fmt: skip
 
 
+@of_the_workers
 def test_it_rolls_back(worker: Worker) -> None:
     """What a failed task has done is undone, and its error is the task's."""
     with pytest.raises(ValueError, match="undone a"):
@@ -150,6 +155,7 @@ def test_it_rolls_back(worker: Worker) -> None:
     assert worker.rows("undone") == []
 
 
+@of_the_workers
 def test_what_a_task_calls(worker: Worker) -> None:
     """A decorated function has a transaction of its own, or is part of ours; and is plain for who is plain."""
     assert worker.run(tasks.store_with_helpers, "calls a", False) == ["calls a alone", "calls a with us"]
@@ -159,6 +165,7 @@ def test_what_a_task_calls(worker: Worker) -> None:
     assert worker.rows("calls") == ["calls a alone", "calls a with us", "calls b alone", "calls c"]
 
 
+@of_the_workers
 def test_a_retry_rolls_back(worker: Worker) -> None:
     """Only the attempt that succeeds leaves something; the request is that of the task, before and after waiting."""
     result = worker.start(tasks.store_at_third_attempt, "retry a")
@@ -168,6 +175,7 @@ def test_a_retry_rolls_back(worker: Worker) -> None:
     assert worker.rows("retry b") == ["retry b 1"]
 
 
+@of_the_workers
 def test_connections_are_those_of_a_process(worker: Worker) -> None:
     """Each process has its own, and what the parent has opened before the fork is the parent's."""
     running = [worker.start(tasks.who, 0.2) for _ in range(6)]
@@ -183,6 +191,7 @@ def test_connections_are_those_of_a_process(worker: Worker) -> None:
     assert of_the_parent not in backends or worker.pool != "prefork"
 
 
+@of_the_workers
 def test_a_soft_time_limit(workers: dict[str, Worker]) -> None:
     """The task is rolled back, and its process and its connection go on. Celery has them in the prefork pool alone."""
     worker = workers["prefork"]
@@ -196,6 +205,7 @@ def test_a_soft_time_limit(workers: dict[str, Worker]) -> None:
     assert worker.children() == children
 
 
+@of_the_workers
 def test_a_killed_process(workers: dict[str, Worker]) -> None:
     """The server undoes what it has done, and its successor has connections of its own."""
     worker = workers["prefork"]
@@ -205,6 +215,7 @@ def test_a_killed_process(workers: dict[str, Worker]) -> None:
     assert worker.rows("killed") == ["killed b"]
 
 
+@of_the_workers
 def test_a_shutdown_leaves_nothing_open(workers: dict[str, Worker]) -> None:
     """The last one: tasks under way are finished, the workers end well, and their connections are gone."""
     finishing = {pool: worker.start(tasks.store_plainly, "end", seconds=0.5) for pool, worker in workers.items()}
