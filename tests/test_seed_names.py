@@ -100,6 +100,12 @@ def section(system: str) -> str:
     return re.split(rf"^## From (?:the )?{re.escape(system)}$", GUIDE, flags=re.MULTILINE)[1].partition("\n## From")[0]
 
 
+def questions(text: str) -> str:
+    """The code in the first columns of its tables."""
+    cells = [line.split("|", 2)[1] for line in text.splitlines() if line.startswith("| ")]
+    return "\n".join(re.findall(r"`([^`]*)`", "\n".join(cells)))
+
+
 def answers() -> str:
     """The code in the last columns of all tables."""
     cells = [line.rsplit("|", 2)[1] for line in GUIDE.splitlines() if line.startswith("| ")]
@@ -110,7 +116,8 @@ def answers() -> str:
 def test_every_name_is_mapped(system: str) -> None:
     """Who looks for a name of the old code finds it in the section of the system that it comes from."""
     text = section(system) + GUIDE.partition("## Old examples")[2]
-    assert [name for name in NAMES[system].split() if not re.search(rf"(?<![\w-]){name}(?![\w-])", text)] == []
+    code = questions(text) + "\n".join(re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL))
+    assert [name for name in NAMES[system].split() if not re.search(rf"(?<![\w-]){name}(?![\w-])", code)] == []
 
 
 @pytest.mark.parametrize("signature", SIGNATURES)
