@@ -23,13 +23,13 @@ def show(now: dict[str, Any]) -> None:
 
 
 async def ingest(directory: Path, code_prefix: str) -> int:
-    async with db.database_lifespan():
-        await db.init_document_table()
-        try:
+    try:
+        async with db.database_lifespan():
+            await db.init_document_table()
             result = await db.ingest_directory(directory, code_prefix, progress=show)
-        except db.IngestionError as exc:
-            print(f"stopped: {exc}", file=sys.stderr)
-            return 2
+    except db.DatabaseError as exc:
+        print(f"stopped: {exc}", file=sys.stderr)
+        return 2
     for verdict in ("inserted", "updated", "unchanged"):
         print(f"{verdict:<10}{result[verdict]:>6,}")
     print(f"{'failed':<10}{result['failed_count']:>6,}   {result['bytes']:,} bytes in {result['seconds']:.2f} s")

@@ -44,7 +44,7 @@ async def store_at_third_attempt(self: Any, code: str, *, conn: Connection) -> N
 
 async def wait_until_stored(number: int, worker: asyncio.subprocess.Process) -> list[dict[str, Any]]:
     while True:
-        stored = await repository.fetch("document", {"code": {"$startswith": "celery/"}}, order_by="code")
+        stored = await repository.fetch("document", {"code": {"$startswith": "celery_worker/"}}, order_by="code")
         if len(stored) >= number:
             return stored
         if worker.returncode is not None:
@@ -54,10 +54,10 @@ async def wait_until_stored(number: int, worker: asyncio.subprocess.Process) -> 
 
 async def main() -> None:
     await db.init_document_table()
-    await repository.delete("document", {"code": {"$startswith": "celery/"}})
+    await repository.delete("document", {"code": {"$startswith": "celery_worker/"}})
     for number in range(4):
-        store.delay(f"celery/{number}")
-    store_at_third_attempt.delay("celery/retried")
+        store.delay(f"celery_worker/{number}")
+    store_at_third_attempt.delay("celery_worker/retried")
     print("5 tasks wait in the queue")
 
     # as in a shell: celery -A celery_worker worker --concurrency=2
@@ -73,7 +73,8 @@ async def main() -> None:
         await worker.wait()
 
     for document in stored:
-        print(f"{document['code']:<18} {document['name']}, by process {document['metadata']['process']}")
+        print(f"{document['code']:<25} {document['name']}, by process {document['metadata']['process']}")
+        await db.delete_document(document["code"])
     await db.close_connection_pool()
 
 

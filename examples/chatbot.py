@@ -56,10 +56,14 @@ def read_question() -> str:
 
 def main() -> None:
     with asyncio.Runner() as runner:
-        print(runner.run(begin()))
-        while question := read_question():
-            print(runner.run(reply(question)))
-        runner.run(db.close_connection_pool())
+        try:
+            print(runner.run(begin()), flush=True)
+            while question := read_question():
+                print(runner.run(reply(question)), flush=True)
+        except KeyboardInterrupt:
+            print()
+        finally:
+            runner.run(db.close_connection_pool())
 
 
 main()

@@ -17,6 +17,15 @@ async def main() -> None:
     await db.execute_with_retry("DROP DATABASE IF EXISTS dump_and_restore_example WITH (FORCE)")
     await db.execute_with_retry("CREATE DATABASE dump_and_restore_example")
 
+    try:
+        await dump_and_restore()
+    finally:
+        await db.close_connection_pool("example")
+        await db.execute_with_retry("DROP DATABASE dump_and_restore_example WITH (FORCE)")
+        await db.close_connection_pool()
+
+
+async def dump_and_restore() -> None:
     await db.execute_with_retry("CREATE TABLE tea AS SELECT 'green' AS name", name="example")
     with tempfile.TemporaryDirectory() as directory:
         dump = await db.dump_database(directory=directory, name="example")
@@ -31,9 +40,6 @@ async def main() -> None:
     print(await db.execute_with_retry("SELECT * FROM tea", name="example"))
 
     # from another machine: await db.sync_from("me@laptop", confirm="…", clean=True, remote_directory="project")
-    await db.close_connection_pool("example")
-    await db.execute_with_retry("DROP DATABASE dump_and_restore_example WITH (FORCE)")
-    await db.close_connection_pool()
 
 
 asyncio.run(main())

@@ -35,10 +35,7 @@ async def move_to_archive(code: str) -> None:
         await db.delete_document(code, conn=shop)
 
 
-async def main() -> None:
-    for name in NAMES:
-        await make(name)
-
+async def show() -> None:
     async with db.get_db_transaction("shop") as conn:
         for year in (2019, 2024, 2025):
             await db.insert_document(f"Orders of {year}", f"orders/{year}", "Tea, roses.", conn=conn)
@@ -52,10 +49,17 @@ async def main() -> None:
     except LookupError as exc:
         print(f"there is no {exc}; both transactions are rolled back")
 
+
+async def main() -> None:
     for name in NAMES:
-        await db.close_connection_pool(name)
-        await db.execute_with_retry(f"DROP DATABASE several_databases_{name} WITH (FORCE)")
-    await db.close_connection_pool()
+        await make(name)
+    try:
+        await show()
+    finally:
+        for name in NAMES:
+            await db.close_connection_pool(name)
+            await db.execute_with_retry(f"DROP DATABASE several_databases_{name} WITH (FORCE)")
+        await db.close_connection_pool()
 
 
 asyncio.run(main())

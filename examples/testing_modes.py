@@ -1,4 +1,8 @@
-"""One check in three modes: mock, end to end, production: `python testing_modes.py`. Needs `pgdatabase[testing]`."""
+"""
+One check in three modes: mock, end to end, production: `python testing_modes.py`. Needs `pgdatabase[testing]`.
+
+In a database for tests on the embedded server, whatever is configured.
+"""
 
 import asyncio
 from urllib.parse import urlsplit

@@ -1,4 +1,10 @@
-"""Tests that leave no trace: `pytest -o asyncio_mode=auto transactions_in_tests.py`. Needs `pgdatabase[testing]`."""
+"""
+Tests that leave no trace:
+`pytest -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function transactions_in_tests.py`.
+Needs `pgdatabase[testing]`.
+
+Both options are better placed in your pytest.ini.
+"""
 
 import asyncio
 

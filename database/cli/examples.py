@@ -37,9 +37,9 @@ def find_examples() -> dict[str, Path]:
 
 
 def read_purpose(path: Path) -> str:
-    """The first line of its docstring: what it shows, and in backticks how it is run."""
+    """The first paragraph of its docstring: what it shows, and in backticks how it is run."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return text.partition("\n")[0]
+    return text.partition("\n\n")[0].replace("\n", " ")
 
 
 def command_of(path: Path) -> list[str]:
