@@ -571,6 +571,25 @@ async def test_a_role_of_its_own_is_enough(empty_database: Settings) -> None:
         await execute(f'ALTER DATABASE "{name}" OWNER TO CURRENT_USER; ALTER SCHEMA public OWNER TO CURRENT_USER')
 
 
+async def test_clients_that_may_not_be_cut_off_keep_the_old_database(empty_database: Settings) -> None:
+    """Nothing is changed or left behind, and what can be done is said."""
+    name = await name_of_database()
+    async with login_role() as role:
+        await execute(f'ALTER ROLE {role} CREATEDB; ALTER DATABASE "{name}" OWNER TO {role}')
+        async with connected_as(role, empty_database):
+            await execute("CREATE SCHEMA mine")
+            dump = await db.dump_database()
+            client = await asyncpg.connect(empty_database.dsn)
+            with pytest.raises(
+                BackupError, match=r"clients of another role are connected .*, or restore as a superuser"
+            ):
+                await db.restore_database(dump["path"], confirm=name, clean=True, owners=False)
+            assert await databases() == set() and not client.is_closed()
+            await client.close()
+            await db.restore_database(dump["path"], confirm=name, clean=True, owners=False)
+        await execute(f'ALTER DATABASE "{name}" OWNER TO CURRENT_USER; ALTER SCHEMA mine OWNER TO CURRENT_USER')
+
+
 def test_programs_that_are_too_old_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What was found, and what to install, stand in the error; so where there are none."""
     with pytest.raises(BackupError, match=r"no pg_restore can bring into PostgreSQL 15: .* pg_dump 15"):

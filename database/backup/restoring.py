@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import asyncpg
+
 from ..exceptions import BackupError, DatabaseError, confidential, reason, translated
 from ..pool import PooledConnection
 from ..query import quote_identifier
@@ -362,8 +364,17 @@ async def _swap(
             while not task.done():
                 await second.execute(_CUT_OFF, database)
                 await asyncio.wait([task], timeout=0.05)
-        except BaseException:
+            await task
+        except BaseException as exc:
             task.cancel()
             await asyncio.wait([task], timeout=_SWAP_SECONDS)
+            if not admin.is_closed():
+                await admin.execute("ROLLBACK")  # or nothing can be tidied up
+            if isinstance(exc, asyncpg.InsufficientPrivilegeError):
+                raise BackupError(
+                    f"clients of another role are connected to {database!r}, and this one may not cut them off: let "
+                    "them disconnect, or restore as a superuser, or (where they are none) as a pg_signal_backend",
+                    original_error=exc,
+                    sqlstate=exc.sqlstate,
+                ) from exc
             raise
-    await task
