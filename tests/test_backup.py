@@ -748,6 +748,8 @@ async def test_dumps_are_committed_alone(database: Settings, monkeypatch: pytest
         await db.commit_dumps_to_git()
     git("init", "-q", "-b", "main", directory=tmp_path)
     git("init", "-q", "--bare", "origin.git", directory=tmp_path)
+    with pytest.raises(BackupError, match="cannot push the dumps in dumps: git: No configured push destination"):
+        await db.commit_dumps_to_git(push=True)
     git("remote", "add", "origin", str(tmp_path / "origin.git"))
     git("config", "push.autoSetupRemote", "true")
     assert await db.commit_dumps_to_git() is None

@@ -187,7 +187,7 @@ def _reason(name: str, code: int, said: str) -> str:
         return f"{name} was killed by signal {-code}"
     # the first error is the cause; pg_restore says "from TOC entry" before it
     for line in said.splitlines():
-        found = re.search(r"\b(?:error|FATAL|ERROR): +(.*)", line)
+        found = re.search(r"\b(?:error|fatal|FATAL|ERROR): +(.*)", line)
         if found is None or "while PROCESSING TOC" in line:
             continue
         words = found[1]
