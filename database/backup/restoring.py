@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -362,19 +362,24 @@ async def _swap(
         task = asyncio.ensure_future(admin.execute("BEGIN; " + "; ".join(renaming) + "; COMMIT"))
         try:
             while not task.done():
-                await second.execute(_CUT_OFF, database)
+                await _cut_off_clients(second, database)
                 await asyncio.wait([task], timeout=0.05)
             await task
-        except BaseException as exc:
+        except BaseException:
             task.cancel()
             await asyncio.wait([task], timeout=_SWAP_SECONDS)
-            if not admin.is_closed():
-                await admin.execute("ROLLBACK")  # or nothing can be tidied up
-            if isinstance(exc, asyncpg.InsufficientPrivilegeError):
-                raise BackupError(
-                    f"clients of another role are connected to {database!r}, and this one may not cut them off: let "
-                    "them disconnect, or restore as a superuser, or (where they are none) as a pg_signal_backend",
-                    original_error=exc,
-                    sqlstate=exc.sqlstate,
-                ) from exc
+            with suppress(Exception):
+                await admin.execute("ROLLBACK")  # or nothing could be tidied up
             raise
+
+
+async def _cut_off_clients(connection: PooledConnection, database: str) -> None:
+    try:
+        await connection.execute(_CUT_OFF, database)
+    except asyncpg.InsufficientPrivilegeError as exc:
+        raise BackupError(
+            f"clients of another role are connected to {database!r}, and this one may not cut them off: let them "
+            "disconnect, or restore as a superuser, or (where they are none) as a member of pg_signal_backend",
+            original_error=exc,
+            sqlstate=exc.sqlstate,
+        ) from exc

@@ -27,7 +27,7 @@ _READ = f"""
                   FROM pg_partition_tree((SELECT oid FROM relation)) AS part
                  CROSS JOIN LATERAL pg_get_partition_constraintdef(part.relid) AS bound
                  WHERE part.isleaf),
-               -- a column of the key depends on its table: pg_partition_ancestors and the tree, the leaves aside
+               -- columns of keys that rows are parted by: they depend on their table, here, above, and below
                (SELECT json_agg(DISTINCT a.attname::text)
                   FROM (SELECT relid FROM pg_partition_ancestors((SELECT oid FROM relation)) AS relid
                         UNION
