@@ -29,6 +29,7 @@ _RESCORED = 1_000  # of those that the lists name
 _ENTRIES = 20_000  # of all the lists that are read
 _GUESS = 0.5  # of where a list ends, for a section that is not in it
 _NARROW = 2_000  # of those that the lists name, where it is looked which of them hold all words that must occur
+_SIDE_BY_SIDE = 300  # of those that hold all words of one term, which no list puts in order
 _LESS = 5  # times fewer of both are enough beside a rarer word, which weighs more
 _FEW = 3_000  # documents that a filter leaves whose sections are all looked at
 _COUNTED, _SAMPLED = 1_000, 300
@@ -152,7 +153,9 @@ _TERMS = f"""{USED},
                CASE WHEN required > 1 THEN greatest(rescored, {_NARROW}) ELSE rescored END AS headed,
                least({MOST}, CASE WHEN lists > 1 THEN {{entries}} / share / (lists * segments) + 1
                                   ELSE {{entries_of_one}} END)::integer AS cap
-          FROM (SELECT greatest($7::bigint, $8::bigint / share) AS rescored, together, required, share, lists,
+          FROM (SELECT greatest($7::bigint, $8::bigint / share,
+                                CASE WHEN required > 1 THEN {_SIDE_BY_SIDE} END) AS rescored,
+                       together, required, share, lists,
                        (SELECT greatest(1, count(*)) FROM segment) AS segments
                   FROM (SELECT coalesce(max(lists), 0) AS together, coalesce(sum(lists), 0)::bigint AS lists,
                                max(required) AS required,
@@ -216,6 +219,7 @@ _FILTER = """,
 """
 _PAYS = f"(SELECT sum(counted) > {_FEW} FROM term)"
 _FITS = "JOIN document AS this ON this.id = section.document_id AND {condition}"
+# LATERAL, as the first of `headed` must come first: with a join, its order is the planner's to choose.
 # What a section weighs that is in some of the lists: beside what they say, a part of where the others end. As that sum
 # over all lists is the same for all sections, the part of a list is taken off where the list says what is so.
 _SCORED = """,
@@ -231,12 +235,17 @@ _SCORED = """,
          LIMIT {listed}
     ),
     best_headed AS MATERIALIZED (
-        SELECT section.id, section.document_id, section.key, headed.bound, {score} AS score
+        SELECT section.id, document_id, key, bound, score
           FROM headed
-          JOIN document_section AS section ON section.id = headed.id
-          JOIN plan ON plan.language = section.language
-          {fits}
-         WHERE ts_match_vq(section.search, plan.query) AND ts_match_vq(section.search, plan.rare) IS NOT TRUE
+         CROSS JOIN LATERAL (
+            SELECT section.id, section.document_id, section.key, {score} AS score
+              FROM document_section AS section
+              JOIN plan ON plan.language = section.language
+              {fits}
+             WHERE section.id = headed.id
+               AND ts_match_vq(section.search, plan.query) AND ts_match_vq(section.search, plan.rare) IS NOT TRUE
+            OFFSET 0
+         ) AS section
          LIMIT (SELECT rescored FROM reach)
     ),
     scored AS (
