@@ -201,12 +201,12 @@ _TAIL = """
              GROUP BY language, segment) AS tails
 """
 # Where a filter leaves few documents, their sections are looked at. Where it leaves many, as a sample tells, the lists
-# are gone through until enough of what is in them fits.
+# are gone through until enough of what is in them fits. The sample is always the same, so that it is in memory.
 _FILTER = """,
     sampled AS MATERIALIZED (
         SELECT count(*) >= 20 AND count(*) FILTER (WHERE {condition}) > 0.05 * count(*) AS fits_often
           FROM document AS this TABLESAMPLE SYSTEM (least(100, 4000.0 / greatest(
-               1, pg_relation_size('document') / current_setting('block_size')::integer)))
+               1, pg_relation_size('document') / current_setting('block_size')::integer))) REPEATABLE (0)
          WHERE {gate}
     ),
     chosen AS MATERIALIZED (
