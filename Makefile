@@ -5,8 +5,8 @@ BIN = $(VENV)/bin
 JOBS ?= 2
 # What speaks to a server; the rest starts servers and programs of its own.
 THROUGH_POOLER = $(addprefix tests/test_,$(addsuffix .py,batching batching_model chat_history columns document \
-	document_batches fastapi ingestion keyed migrations pool project_schemas query ranking repository schema search \
-	sections suggestions tables temporary transaction))
+	document_batches fastapi ingestion keyed metrics migrations opentelemetry pool project_schemas prometheus query \
+	ranking repository schema search sections suggestions tables temporary transaction))
 
 SHARE ?= 1
 

@@ -285,7 +285,7 @@ def _write_search(operand: _Operand, kind: str, is_endless: bool, parameters: Pa
     if kind == "$startswith" and column.sorts_by_bytes and not operand.is_json and not is_endless:
         number = parameters.add(lambda value: _range_of(column.encode_text(value)))
         given = f"(SELECT ${number}::text[])" if parameters.for_any_value else f"${number}::text[]"
-        return f"({operand.text} >= ({given})[1] AND {operand.text} < ({given})[2])"
+        return f'({operand.text} >= ({given})[1] COLLATE "C" AND {operand.text} < ({given})[2] COLLATE "C")'
     patterns: dict[str, Encode] = {
         "$contains": lambda value: f"%{escape_like(column.encode_text(value))}%",
         "$startswith": lambda value: f"{escape_like(column.encode_text(value))}%",

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
@@ -50,6 +51,13 @@ _ABOUT_SESSIONS = frozenset({
     "test_the_catalog_is_read_once",
 })  # fmt: skip
 _VARIABLES = ("DATABASE_URL", "POSTGRES_", "PG", "DB_")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where sync tests run event loops, a pytest-asyncio before 1.4 loses its own, and does not close them."""
+    if tuple(map(int, version("pytest-asyncio").split(".")[:2])) < (1, 4):
+        config.addinivalue_line("filterwarnings", "ignore:unclosed event loop:ResourceWarning")
+        config.addinivalue_line("filterwarnings", "ignore:unclosed <socket:ResourceWarning")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

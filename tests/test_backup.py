@@ -110,8 +110,8 @@ async def definitions() -> str:
     settings = db.get_settings()
     place, _ = await find_place(settings)
     program = find_clients(place.server_version).directory / "pg_dump"
-    with place.environment(settings) as environment:
-        text = await run_program([program, "--schema-only"], environment, doing="compare")
+    with place.surroundings(settings) as surroundings:
+        text = await run_program([program, "--schema-only"], surroundings, doing="compare")
     return re.sub(r"^(?:--|\\(?:un)?restrict).*\n", "", text, flags=re.MULTILINE)
 
 
@@ -196,10 +196,9 @@ async def test_a_dump_is_told_listed_and_nobody_elses(database: Settings) -> Non
     finally:
         os.umask(0o022)
     second = await db.dump_database("dumps/named.dump")
-    assert [each["path"] for each in db.list_dumps()] == [second["path"], first["path"]] or (
-        {each["path"] for each in db.list_dumps()} == {second["path"], first["path"]}
-    )
-    (listed,) = [each for each in db.list_dumps() if each["path"] == first["path"]]
+    third = await db.dump_database()
+    listed, *newer = reversed(db.list_dumps())
+    assert [listed["path"], *(each["path"] for each in newer)] == [each["path"] for each in (first, second, third)]
     assert listed["database"] == first["database"] == await name_of_database()
     assert (listed["bytes"], listed["sha256"]) == (first["bytes"], first["sha256"])
     assert listed["server_version"] == first["server_version"]
@@ -218,6 +217,20 @@ async def test_a_dump_overwrites_nothing(database: Settings) -> None:
     with pytest.raises(BackupError, match=r"x\.dump is there already"):
         await db.dump_database("dumps/x.dump")
     assert files() == ["x.dump"] and (DUMPS / "x.dump").read_text() == "precious"
+
+
+async def test_a_name_that_looks_like_an_option(database: Settings) -> None:
+    """Is the name of a file."""
+    await db.dump_database("--list.dump")
+    assert (await db.restore_database("--list.dump", confirm=await name_of_database(), clean=True))["replaced"]
+
+
+@pytest.mark.parametrize("path", ["file/x.dump", "/proc/x.dump"])
+async def test_a_place_that_cannot_be_written_is_an_error_of_ours(database: Settings, path: str) -> None:
+    Path("file").write_text("precious")
+    with pytest.raises(BackupError, match=f"cannot write {path}: "):
+        await db.dump_database(path)
+    assert Path("file").read_text() == "precious"
 
 
 async def test_into_a_database_that_is_empty_or_not_there(database: Settings, server_url: str) -> None:
@@ -392,12 +405,16 @@ async def test_the_old_one_or_the_new_one_is_always_there(database: Settings) ->
         while not done:
             try:
                 connection = await asyncpg.connect(database.dsn)
-                seen.append(await connection.fetchval("SELECT n FROM version"))
-                await connection.close()
+                try:
+                    seen.append(await connection.fetchval("SELECT n FROM version"))
+                finally:
+                    connection.terminate()
             except asyncpg.InvalidCatalogNameError as exc:
                 assert exc.detail, "only in the moment of the renaming"
             except (asyncpg.AdminShutdownError, asyncpg.ConnectionDoesNotExistError, ConnectionError):
                 pass
+            except asyncpg.InternalClientError as exc:
+                assert "operation" in str(exc), "what asyncpg says where a connection ends between two steps"
 
     async def call() -> None:
         while not done:
@@ -417,9 +434,10 @@ async def test_the_old_one_or_the_new_one_is_always_there(database: Settings) ->
         )
     finally:
         done = True
-        await asyncio.gather(*clients)
+        await asyncio.wait(clients)
         await db.close_connection_pool("other")
         configure(None, "other")
+    await asyncio.gather(*clients)
     for each in (seen, called):
         assert set(each) == {1, 2} and each[-1] == 1
     await until(resident.is_closed)
@@ -558,8 +576,29 @@ async def test_a_role_of_its_own_is_enough(empty_database: Settings) -> None:
         await execute(f'ALTER DATABASE "{name}" OWNER TO CURRENT_USER; ALTER SCHEMA public OWNER TO CURRENT_USER')
 
 
+async def test_clients_that_may_not_be_cut_off_keep_the_old_database(empty_database: Settings) -> None:
+    """Nothing is changed or left behind, and what can be done is said."""
+    name = await name_of_database()
+    async with login_role() as role:
+        await execute(f'ALTER ROLE {role} CREATEDB; ALTER DATABASE "{name}" OWNER TO {role}')
+        async with connected_as(role, empty_database):
+            await execute("CREATE SCHEMA mine")
+            dump = await db.dump_database()
+            client = await asyncpg.connect(empty_database.dsn)
+            with pytest.raises(
+                BackupError, match=r"clients of another role are connected .*, or restore as a superuser"
+            ):
+                await db.restore_database(dump["path"], confirm=name, clean=True, owners=False)
+            assert await databases() == set() and not client.is_closed()
+            await client.close()
+            await db.restore_database(dump["path"], confirm=name, clean=True, owners=False)
+        await execute(f'ALTER DATABASE "{name}" OWNER TO CURRENT_USER; ALTER SCHEMA mine OWNER TO CURRENT_USER')
+
+
 def test_programs_that_are_too_old_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What was found, and what to install, stand in the error; so where there are none."""
+    with pytest.raises(BackupError, match=r"no pg_restore can bring into PostgreSQL 15: .* pg_dump 15"):
+        find_clients(15, at_least=18, restoring=True)
     with pytest.raises(BackupError, match=r"of PostgreSQL 99 or newer was not found \(there is: .*\d+\.\d+ in /"):
         find_clients(99)
     monkeypatch.setenv("DB_POSTGRES_BIN", str(tmp_path))
@@ -571,9 +610,10 @@ def test_programs_that_are_too_old_are_not_used(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.fixture
-def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+async def watched(database: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Programs that note what they were given, and then are what they are called; the notes are in this directory."""
-    real = find_clients(18).directory
+    place, _ = await find_place(database)
+    real = find_clients(place.server_version, restoring=True).directory
     directory = tmp_path / "bin"
     directory.mkdir()
     notes = tmp_path / "notes"
@@ -586,7 +626,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             env > {notes}/{program}.env
             if [ -n "$PGPASSFILE" ]; then
                 cp "$PGPASSFILE" {notes}/{program}.pass
-                stat -c %a "$PGPASSFILE" "$(dirname "$PGPASSFILE")" > {notes}/{program}.mode
+                stat -L -c '%a %h' "$PGPASSFILE" > {notes}/{program}.mode
             fi
             exec {real}/{program} "$@"
             """
@@ -599,7 +639,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_the_password_is_in_a_file_for_the_time(
     database: Settings, watched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not among the arguments, not in the environment of pg_dump; the file is 0600, and gone afterwards."""
+    """Not among the arguments, not in the environment of pg_dump; the file is 0600, and has no name."""
     url = database.dsn.replace("postgres@", "postgres:ge%3Ahe%5Cim@", 1)
     assert url != database.dsn
     monkeypatch.setenv("DATABASE_URL", url)
@@ -611,9 +651,7 @@ async def test_the_password_is_in_a_file_for_the_time(
         given = (watched / f"{program}.argv").read_text() + (watched / f"{program}.env").read_text()
         assert "ge%3A" not in given and "ge:he" not in given
         assert (watched / f"{program}.pass").read_text() == "*:*:*:*:ge\\:he\\\\im\n"
-        assert (watched / f"{program}.mode").read_text().split() == ["600", "700"]
-        passfile = re.search(r"^PGPASSFILE=(.*)$", (watched / f"{program}.env").read_text(), re.MULTILINE)
-        assert passfile and not Path(passfile[1]).exists() and not Path(passfile[1]).parent.exists()
+        assert (watched / f"{program}.mode").read_text().split() == ["600", "0"]
     configure(database)
 
 
@@ -675,6 +713,11 @@ async def test_a_dump_that_does_not_arrive_whole_is_not_there(database: Settings
     whole = Path("whole/x.dump").resolve()
     before = await contents()
     async with another_machine(tmp_path, database.dsn) as (remote, options):
+        with pytest.raises(BackupError, match="confirm says 'other'"):
+            await db.sync_from(
+                remote, confirm="other", ssh_options=options, remote_command=f"touch {tmp_path}/asked; cat {whole}"
+            )
+        assert not (tmp_path / "asked").exists(), "what is not meant is refused before anything is fetched"
 
         async def refused(command: str, match: str, options: list[str] = options) -> None:
             with pytest.raises(BackupError, match=match):
@@ -710,6 +753,8 @@ async def test_dumps_are_committed_alone(database: Settings, monkeypatch: pytest
         await db.commit_dumps_to_git()
     git("init", "-q", "-b", "main", directory=tmp_path)
     git("init", "-q", "--bare", "origin.git", directory=tmp_path)
+    with pytest.raises(BackupError, match="cannot push the dumps in dumps: git: No configured push destination"):
+        await db.commit_dumps_to_git(push=True)
     git("remote", "add", "origin", str(tmp_path / "origin.git"))
     git("config", "push.autoSetupRemote", "true")
     assert await db.commit_dumps_to_git() is None
@@ -728,5 +773,26 @@ async def test_dumps_are_committed_alone(database: Settings, monkeypatch: pytest
     assert await db.commit_dumps_to_git() is None
     first.unlink()
     Path(f"{first}.sha256").unlink()
-    assert await db.commit_dumps_to_git("gone")
+    (tmp_path / "origin.git").rename(tmp_path / "away.git")
+    with pytest.raises(BackupError, match="cannot push the dumps"):
+        await db.commit_dumps_to_git("gone", push=True)
+    (tmp_path / "away.git").rename(tmp_path / "origin.git")
+    assert await db.commit_dumps_to_git("gone", push=True) is None
+    assert git("rev-parse", "HEAD") == git("rev-parse", "origin/main"), "a push that has failed is made up for"
     assert [line[:2] for line in git("show", "--name-status", "--format=").split("\n")] == ["D\t", "D\t"]
+
+
+async def test_who_commits_may_stand_in_the_environment(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in CI; but a repository that the environment names, as in a hook, is not meant."""
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    for variable in ("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"):
+        monkeypatch.setenv(variable, "Ada")
+    for variable in ("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"):
+        monkeypatch.setenv(variable, "ada@example.com")
+    await db.dump_database()
+    git("init", "-q")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    assert await db.commit_dumps_to_git()
+    monkeypatch.delenv("GIT_DIR")
+    assert git("show", "--format=%an <%ae>", "--name-only").startswith("Ada <ada@example.com>")

@@ -99,21 +99,43 @@ async def test_a_dump_to_stdout_is_whole_or_nothing(database: Settings, tmp_path
     assert (nobody.code, nobody.out) == (1, "") and "geheim" not in nobody.err
 
 
-async def test_ctrl_c_leaves_nothing(database: Settings) -> None:
-    """In the middle of a dump: exit code 130, one line, no file."""
+async def dump_until(number: signal.Signals, settings: Settings, **variables: str) -> tuple[int, str]:
+    """The exit code of a dump that gets a signal in the middle, and what it says; pg_dump has ended, too."""
     async with db.get_db_transaction() as conn:
         await conn.execute("LOCK TABLE document IN ACCESS EXCLUSIVE MODE")
-        process = start("dump", settings=database)
+        process = start("dump", settings=settings, variables=variables)
         waiting = (
             "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database WHERE NOT granted AND datname = $1"
         )
         async with db.get_db_connection() as other:
             name = await name_of_database()
             await until(lambda: other.fetchval(waiting, name))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = await asyncio.to_thread(process.communicate, timeout=20)
-    assert (process.returncode, err.decode()) == (130, "error: interrupted\n")
+    return process.returncode, err.decode()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 143, "terminated")],
+)
+async def test_ctrl_c_and_the_like_leave_nothing(
+    database: Settings, number: signal.Signals, code: int, word: str
+) -> None:
+    """In the middle of a dump: an exit code, one line, no file."""
+    assert await dump_until(number, database) == (code, f"error: {word}\n")
     assert files() == [] and await databases() == set()
+
+
+async def test_a_kill_leaves_no_password(database: Settings, tmp_path: Path) -> None:
+    """The file that it was in has no name."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    secret = database.model_copy(update={"database_url": database.dsn.replace("postgres@", "postgres:geheim@", 1)})
+    assert ":geheim@" in secret.dsn
+    code, _ = await dump_until(signal.SIGKILL, secret, TMPDIR=str(temporary))
+    assert code == -signal.SIGKILL
+    assert list(temporary.rglob("*")) == []
 
 
 async def test_a_terminal_gets_a_bar(database: Settings) -> None:

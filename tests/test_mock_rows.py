@@ -170,6 +170,77 @@ async def test_checks_of_many_kinds(db_transaction: Connection) -> None:
     assert await insert_mock_rows("checked", 500) == 500
 
 
+@pytest.mark.parametrize(
+    ("script", "count"),
+    [
+        (
+            "CREATE TABLE t (day date NOT NULL) PARTITION BY RANGE (day);"
+            "CREATE TABLE part PARTITION OF t FOR VALUES FROM ('2001-01-01') TO ('2001-02-01')",
+            200,
+        ),
+        (
+            "CREATE TABLE t (region text, id int, UNIQUE (id, region)) PARTITION BY LIST (region);"
+            "CREATE TABLE part PARTITION OF t FOR VALUES IN ('eu', 'us') PARTITION BY RANGE (id);"
+            "CREATE TABLE below PARTITION OF part FOR VALUES FROM (5000) TO (9000)",
+            200,
+        ),
+        (
+            "CREATE TABLE t (id int PRIMARY KEY) PARTITION BY HASH (id);"
+            "CREATE TABLE part PARTITION OF t FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+            200,
+        ),
+        (
+            "CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent VALUES (7);"
+            "CREATE TABLE whole (n int, parent int NOT NULL REFERENCES parent) PARTITION BY RANGE (n);"
+            "CREATE TABLE t PARTITION OF whole FOR VALUES FROM (-30) TO (-20)",
+            200,
+        ),
+        ("CREATE TABLE t (code char(2) PRIMARY KEY, other varchar(3) UNIQUE NOT NULL)", 1000),
+        ("CREATE TABLE t (id int PRIMARY KEY, parent int NOT NULL REFERENCES t)", 50),
+        ("CREATE TABLE one (id serial PRIMARY KEY); CREATE TABLE t (one int PRIMARY KEY REFERENCES one)", 50),
+        (
+            "CREATE TABLE room (id int PRIMARY KEY); CREATE EXTENSION IF NOT EXISTS btree_gist;"
+            "CREATE TABLE t (room int NOT NULL REFERENCES room, during tstzrange NOT NULL,"
+            "                EXCLUDE USING gist (room WITH =, during WITH &&))",
+            50,
+        ),
+        ("CREATE TABLE t (days daterange NOT NULL, EXCLUDE USING gist (days WITH &&))", 50),
+        ("CREATE TABLE t (small numeric(2, 3) NOT NULL, hundreds numeric(3, -2) NOT NULL, mail varchar(9) UNIQUE)", 50),
+    ],
+)
+async def test_tables_of_many_shapes(db_transaction: Connection, script: str, count: int) -> None:
+    """Partitions, short keys, rows that refer to themselves or one to one, what must not overlap."""
+    await db_transaction.execute(script)
+    assert await insert_mock_rows("t", count, seed=1) == count
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE t (n smallint UNIQUE NOT NULL CHECK (n BETWEEN 1 AND 3))",
+        "CREATE TABLE t (code char(1) PRIMARY KEY)",
+        "CREATE TABLE t (n numeric(1) PRIMARY KEY)",
+        "CREATE TABLE t (n int PRIMARY KEY); INSERT INTO t VALUES (2147483640)",
+    ],
+)
+async def test_values_that_are_used_up_are_an_error_that_says_so(db_transaction: Connection, script: str) -> None:
+    """In bounded time, and not by what the server says of a row that was made up."""
+    await db_transaction.execute(script)
+    with pytest.raises(db.InvalidDataError, match=r"not so many different values .*; ask for fewer rows"):
+        await insert_mock_rows("t", 40)
+
+
+async def test_all_rows_are_stored_or_none(db_transaction: Connection) -> None:
+    """Also those that were made first, for foreign keys."""
+    await db_transaction.execute(
+        "CREATE TABLE parent (id int PRIMARY KEY);"
+        "CREATE TABLE t (parent int NOT NULL REFERENCES parent, n int NOT NULL CHECK (n < 0 AND n > 0))"
+    )
+    with pytest.raises(db.InvalidDataError, match="t_n_check"):
+        await insert_mock_rows("t", 5)
+    assert await repository.count("parent") == 0
+
+
 async def test_vectors(db_transaction: Connection) -> None:
     """Have the dimensions of their column."""
     if not await db_transaction.fetchval("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"):

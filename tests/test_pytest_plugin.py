@@ -19,7 +19,7 @@ _AUTO = """
     [tool.pytest.ini_options]
     asyncio_mode = "auto"
     asyncio_default_fixture_loop_scope = "function"
-    filterwarnings = ["error"]
+    filterwarnings = ["error", "ignore:The anyio.abc.BlockingPortal alias:DeprecationWarning"]
 """
 _STORES = """
     import asyncio

@@ -50,7 +50,7 @@ def ranks(rows: list[dict[str, Any]]) -> list[float]:
     return [round(row["rank"], 4) for row in rows]
 
 
-async def without_lists(search_term: str, limit: int = 10) -> list[dict[str, Any]]:
+async def without_lists(search_term: str, limit: int = 10, where: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """What is found where all sections are looked at, as without lists."""
     arguments_of = ranking.arguments_of
 
@@ -59,7 +59,7 @@ async def without_lists(search_term: str, limit: int = 10) -> list[dict[str, Any
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "arguments_of", without)
-        return await db.search_documents(search_term, limit, exact=True)
+        return await db.search_documents(search_term, limit, exact=True, where=where)
 
 
 QUERIES = ["word1", "word1 word2 word3", "word390", "word0 word399", "word5 word6 -word0", "word39*", "+word2 word0",
@@ -195,6 +195,28 @@ async def test_a_filter_finds_what_fits_whether_that_is_much_or_little() -> None
             codes = {row["code"] for row in everything}
             unfiltered = [row for row in await db.search_documents("word0 word1 word2", 1_000) if row["code"] in codes]
             assert [row["code"] for row in unfiltered] == [row["code"] for row in everything]
+
+
+@pytest.mark.usefixtures("database")
+async def test_what_the_lists_name_is_ranked_in_their_order() -> None:
+    """Whatever plan PostgreSQL chooses when it knows the tables, and with constants of real collections."""
+    await store(0, 3_000)
+    await db.execute_with_retry("ANALYZE document, document_section")
+    assert (await db.refresh_search_index())["lists"] > 5
+    for where in ({"metadata.fifth": 2}, {"code": {"$startswith": "c"}}, None):
+        for query in ("word1 word2", "+word1 +word2", "word1-word2", "word0"):
+            expected = await without_lists(query, where=where)
+            for exact in (True, False):
+                assert ranks(await db.search_documents(query, 10, exact=exact, where=where)) == ranks(expected)
+
+
+async def test_a_beginning_of_many_words_counts_like_a_word_that_is_often_there(database: Settings) -> None:
+    """The more of them, the better, and never less than nothing."""
+    words = ["asyncio", "async", "asyncpg", "asynchronous", "asyntax", "asynapsis", "asyndeton"]
+    for number in (1, 2, 4, 7):
+        await db.insert_document(f"n{number}", f"c{number}", " ".join(words[:number] + ["tea"] * (7 - number)))
+    found = {row["code"]: row["rank"] for row in await db.search_documents("asyn*")}
+    assert 0 < found["c1"] < found["c2"] <= found["c4"] * 1.1 and found["c7"] > found["c1"]
 
 
 @pytest.mark.usefixtures("database", "small_lists")

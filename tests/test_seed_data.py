@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from uuid import uuid4
@@ -95,9 +96,30 @@ async def test_rows_may_refer_to_each_other_and_bring_numbers(projects: Connecti
     assert (await repository.insert("a", {"b": 8}))["id"] == 8
 
 
+async def test_rows_of_tables_of_odd_names_and_types(db_transaction: Connection, tmp_path: Path) -> None:
+    """A quote in a name, a type without equality, a unique key that is not given: loaded again, nothing is twice."""
+    await db_transaction.execute("""
+        CREATE TABLE "o'dd" (id serial PRIMARY KEY, "wo""rd" text);
+        CREATE TABLE place (at point, within polygon);
+        CREATE TABLE maybe (id serial PRIMARY KEY, code text UNIQUE, n int);
+    """)
+    seed = {
+        "o'dd": [{"id": 5, 'wo"rd': "a"}],
+        "place": [{"at": "(1,2)", "within": "((0,0),(2,0),(2,2))"}],
+        "maybe": [{"code": None, "n": 1}, {"code": "x", "n": 2}],
+    }
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(seed))
+    for _ in range(2):
+        assert await load_seed_data(path) == {"o'dd": 1, "place": 1, "maybe": 2}
+    assert [await repository.count(table) for table in seed] == [1, 1, 2]
+    assert (await repository.insert("o'dd", {'wo"rd': "b"}))["id"] == 6
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "words"),
     [
+        ('{"projects": [{}]}', db.InvalidDataError, "a row of 'projects' has no values"),
         ("{", db.InvalidDataError, "line 1"),
         ("[]", db.InvalidDataError, "no object"),
         ('{"projects": {}}', db.InvalidDataError, "'projects' are no list"),
@@ -169,6 +191,19 @@ async def test_clones_of_other_tables(projects: Connection) -> None:
     assert await clone_record("public", "counted", 1, {"id": 2, "n": 2}) == {"id": 2, "n": 2}
 
 
+async def test_clones_get_what_must_differ_from_the_server_if_it_can(db_transaction: Connection) -> None:
+    """Numbers and uuids by their defaults; nothing is never the same; a short text is all mark."""
+    await db_transaction.execute("""
+        CREATE TABLE item (id serial PRIMARY KEY, number serial UNIQUE, token uuid UNIQUE DEFAULT gen_random_uuid(),
+                           external int UNIQUE, code varchar(5) UNIQUE);
+    """)
+    row = await repository.insert("item", {"code": "abcde"})
+    copies = [await clone_record("public", "item", row["id"]) for _ in range(2)]
+    for name in ("id", "number", "token", "code"):
+        assert len({each[name] for each in (row, *copies)}) == 3
+    assert [each["external"] for each in copies] == [None, None]
+
+
 # --- cleaning up
 
 
@@ -238,6 +273,17 @@ async def test_end_to_end_mode_commits_and_cleans_up(fresh_database: Settings, s
         assert await repository.count("projects") == 3
     assert await get_active_e2e_tests() == []
     assert await repository.count("projects") == 2
+
+
+async def test_end_to_end_tests_may_begin_at_once(fresh_database: Settings) -> None:
+    """Also the first ones, which make the register."""
+
+    async def run(name: str) -> int:
+        async with in_test_mode("e2e", name):
+            return len(await get_active_e2e_tests())
+
+    assert max(await asyncio.gather(*(run(f"test {number}") for number in range(8)))) >= 1
+    assert await get_active_e2e_tests() == []
 
 
 async def test_production_mode_changes_nothing(fresh_database: Settings) -> None:

@@ -312,12 +312,38 @@ async def test_who_waits_for_a_transaction_that_waits_for_it_is_told(
 
 async def test_settings_of_the_test_itself_stay(transaction: Connection) -> None:
     """What the test sets on its connection holds for it, whatever the code sets and resets."""
-    await transaction.execute("SET LOCAL work_mem = '1234kB'")
+    await transaction.execute("SET LOCAL work_mem = '1234kB'; SET search_path TO pg_temp, public; SET ROLE pg_monitor")
+    await transaction.fetchval("SELECT set_config('app.tenant', $1, true)", "seven")
+    own = "SELECT current_setting('work_mem'), current_setting('search_path'), current_user, current_setting($1)"
+
+    async def mine() -> tuple[Any, ...]:
+        return tuple(await transaction.fetchrow(own, "app.tenant") or ())
+
+    before = await mine()
+    assert before == ("1234kB", "pg_temp, public", "pg_monitor", "seven")
     async with db.get_db_connection() as conn:
         await conn.execute("SELECT 1")
+    assert await mine() == before
     async with db.get_db_transaction() as conn:
-        await store("a", conn)
-    assert await transaction.fetchval("SHOW work_mem") == "1234kB"
+        await conn.execute("SET LOCAL ROLE NONE; SET LOCAL work_mem = '5MB'; SET LOCAL statement_timeout = '7s'")
+        await conn.execute("SELECT set_config('app.tenant', 'eight', true)")
+        assert await conn.fetchval("SHOW work_mem") == "5MB"
+    assert await mine() == before
+    assert await transaction.fetchval("SHOW statement_timeout") == "0"
+    async with db.get_db_connection() as conn:
+        await conn.execute("SET search_path TO public")
+    async with asyncio.timeout(10):  # connections that come back are reset in the background
+        while await mine() != before:
+            pass
+
+
+async def test_a_lost_connection_is_told_at_once(db_transaction: Connection) -> None:
+    """Nobody tries for DB_CONNECTION_TIMEOUT to reach what cannot come back."""
+    with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+        await db_transaction.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    async with asyncio.timeout(10):
+        with pytest.raises(db.DatabaseNotAvailableError, match="the test's transaction was lost, and all of it undone"):
+            await store("a")
 
 
 async def test_savepoints(transaction: Connection) -> None:
@@ -478,6 +504,32 @@ def test_what_still_runs_at_the_end_is_cancelled(worker_database: Settings) -> N
         assert len(failed) == 1
         with rolled_back():
             asyncio.run(store("a"))
+
+
+async def test_what_outlives_a_test_does_not_reach_into_the_next(worker_database: Settings) -> None:
+    """A transaction that is still open when its test ends: it is refused, and the next test notices nothing."""
+    go_on = asyncio.Event()
+    begun = asyncio.Event()
+
+    async def outlive() -> None:
+        async with db.get_db_transaction() as conn:
+            await store("a", conn)
+            begun.set()
+            await go_on.wait()
+
+    with used_by_default(worker_database):
+        with rolled_back():
+            outliving = asyncio.create_task(outlive())
+            await begun.wait()
+        with rolled_back():
+            async with db.get_db_transaction() as conn:
+                await store("b", conn)
+                go_on.set()
+                with pytest.raises(db.DatabaseError):
+                    await outliving
+                await store("c", conn)
+            assert await codes() == {"b", "c"}
+    await db.close_connection_pool()
 
 
 async def is_sleeping(settings: Settings) -> bool:

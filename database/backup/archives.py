@@ -140,11 +140,11 @@ class NewDump:
         """How many bytes there are until now."""
         return os.fstat(self.file.fileno()).st_size
 
-    def publish(self, expected: str | None = None) -> str:
+    def seal(self, expected: str | None = None) -> str:
         """
-        Let it appear under its name, with its checksum, which is returned.
+        Its checksum, once it is on the disk: all of it is read, so not in an event loop.
 
-        Raises `BackupError` where that is not the *expected* one, or where the name is taken meanwhile.
+        Raises `BackupError` where that is not the *expected* one, or where it is no dump.
         """
         self.file.flush()
         os.fsync(self.file.fileno())
@@ -152,6 +152,10 @@ class NewDump:
         if expected is not None and checksum != expected:
             raise BackupError("the dump did not arrive whole: its checksum is not the one that was announced")
         read_head(self._temporary)
+        return checksum
+
+    def publish(self, checksum: str) -> None:
+        """Let it appear under its name, with its *checksum*; raises `BackupError` where the name is taken meanwhile."""
         self._write_checksum(checksum)
         try:
             os.link(self._temporary, self.path)  # unlike a renaming, it replaces nothing
@@ -160,7 +164,6 @@ class NewDump:
         except OSError:  # a file system without hard links
             self._temporary.rename(self.path)
         _sync_directory(self.path.parent)
-        return checksum
 
     def _write_checksum(self, checksum: str) -> None:
         """Before the dump itself: one without a dump means nothing."""
@@ -179,20 +182,23 @@ def new_dump(path: Path) -> Iterator[NewDump]:
     """
     A file of mode 0600 beside *path*, gone at the end of the block in any case; what was published stays.
 
-    Raises `BackupError` where *path* is there already.
+    Raises `BackupError` where *path* is there already, or where it cannot be written.
     """
     if path.exists():
         raise _taken(path)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _open_new(temporary) as file:
             yield NewDump(path, temporary, file)
+    except OSError as exc:
+        raise BackupError(f"cannot write {path}: {exc.strerror}", original_error=exc) from exc
     finally:
-        for leftover in (temporary, temporary.with_name(temporary.name + _CHECKSUM)):
-            leftover.unlink(missing_ok=True)
-        if not path.exists():
-            checksum_file(path).unlink(missing_ok=True)
+        with suppress(OSError):
+            for leftover in (temporary, temporary.with_name(temporary.name + _CHECKSUM)):
+                leftover.unlink(missing_ok=True)
+            if not path.exists():
+                checksum_file(path).unlink(missing_ok=True)
 
 
 def _open_new(path: Path) -> BinaryIO:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -42,13 +43,14 @@ async def dump_database(
     refuse_pooler(settings, doing)
     began = time.monotonic()
     place, facts = await find_place(settings)
-    clients = find_clients(place.server_version, tls=place.needs_tls)
+    clients = await asyncio.to_thread(find_clients, place.server_version, tls=place.needs_tls)
     final = Path(path) if path is not None else new_path(Path(directory), place.database)
-    with new_dump(final) as dump, place.environment(settings) as environment:
+    with new_dump(final) as dump, place.surroundings(settings) as surroundings:
         arguments: list[str | Path] = [clients.directory / "pg_dump", "--format=custom", "--no-password", "--verbose"]
         told = _tell(progress, facts["tables"], dump)
-        await run_program(arguments, environment, doing=doing, stdout=dump.file.fileno(), on_line=told)
-        checksum = dump.publish()
+        await run_program(arguments, surroundings, doing=doing, stdout=dump.file.fileno(), on_line=told)
+        checksum = await asyncio.to_thread(dump.seal)
+        dump.publish(checksum)
     return {
         "path": str(final),
         "database": place.database,
@@ -80,12 +82,12 @@ def list_dumps(directory: str | Path = "dumps") -> list[dict[str, Any]]:
     `created_at` is the time of the machine that made the dump, without a zone. `sha256` is what is written beside it,
     not looked at here; None: nothing is. What is no dump is left out; [] also where there is no such directory.
     """
-    dumps = []
+    found = []
     for path in Path(directory).glob(f"*{SUFFIX}"):
         try:
-            head = read_head(path)
+            head, file = read_head(path), path.stat()
+            about = {"path": str(path), **head._asdict(), "bytes": file.st_size, "sha256": read_checksum(path)}
         except (OSError, BackupError):
             continue
-        about = {"path": str(path), **head._asdict(), "bytes": path.stat().st_size, "sha256": read_checksum(path)}
-        dumps.append(about)
-    return sorted(dumps, key=lambda each: (each["created_at"], each["path"]), reverse=True)
+        found.append((head.created_at, file.st_mtime_ns, about))  # the head knows no parts of a second
+    return [about for *_, about in sorted(found, key=lambda each: each[:2], reverse=True)]

@@ -1,7 +1,7 @@
 """
 Where a database is: what asyncpg, and what libpq's programs are told of it.
 
-Where the server is goes by the environment, the password by a file that only we can read and that is gone afterwards.
+Where the server is goes by the environment, the password by a file that has no name, and ends with who has it open.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
@@ -19,7 +18,7 @@ from ..exceptions import BackupError, DatabaseNotAvailableError, translate
 from ..pool import Pool, PooledConnection
 from ..registry import server_address
 from ..settings import Settings, redact
-from .programs import bare_environment
+from .programs import Surroundings, bare_environment
 
 _TLS = ("require", "verify-ca", "verify-full")
 _LONGEST = 86_400.0  # seconds that a statement may take: copying a database takes its time
@@ -62,9 +61,9 @@ class Place:
         return self.variables.get("PGSSLMODE") in _TLS
 
     @contextmanager
-    def environment(self, settings: Settings) -> Iterator[dict[str, str]]:
-        """What a program finds in its environment: no password, but for the time of the block a file with it."""
-        environment = bare_environment() | self.variables | {
+    def surroundings(self, settings: Settings) -> Iterator[Surroundings]:
+        """What a program finds: no password in its environment, but for the time of the block a file with it."""
+        variables = bare_environment() | self.variables | {
             "PGHOST": self.host,
             "PGPORT": self.port,
             "PGUSER": self.user,
@@ -73,15 +72,13 @@ class Place:
             "PGCONNECT_TIMEOUT": str(max(2, round(settings.connection_timeout))),
         }  # fmt: skip
         if not self._password:
-            yield environment
+            yield Surroundings(variables)
             return
-        with tempfile.TemporaryDirectory(prefix="pgdatabase-") as directory:  # of mode 0700
-            path = Path(directory, "pass")
+        with tempfile.TemporaryFile() as file:  # of mode 0600, and already deleted: also kill -9 leaves nothing
             escaped = re.sub(r"([\\:])", r"\\\1", self._password)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(f"*:*:*:*:{escaped}\n")
-            yield environment | {"PGPASSFILE": str(path)}
+            file.write(f"*:*:*:*:{escaped}\n".encode())
+            file.seek(0)
+            yield Surroundings(variables | {"PGPASSFILE": f"/dev/fd/{file.fileno()}"}, (file.fileno(),))
 
     def named(self, server: str) -> bool:
         """True where *server*, "host" or "host:port", means this one."""

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -26,6 +26,13 @@ _NEW_SETTINGS = 17  # from this version on pg_restore sets what older servers do
 def bare_environment() -> dict[str, str]:
     """Ours, without what may hold a password."""
     return {name: os.environ[name] for name in _KEPT if name in os.environ} | {"LC_ALL": "C"}
+
+
+class Surroundings(NamedTuple):
+    """What a program finds: its environment, and the *files* that it has open, by their numbers."""
+
+    variables: dict[str, str]
+    files: tuple[int, ...] = ()
 
 
 class Clients(NamedTuple):
@@ -54,6 +61,12 @@ def find_clients(
     ]
     if fitting:
         return min(fitting, key=lambda each: (each.major != server, each.major))
+    if restoring and server < _NEW_SETTINGS <= at_least:
+        raise BackupError(
+            f"pg_dump {at_least} has made the dump, which no pg_restore can bring into PostgreSQL {server}: that of "
+            f"{_NEW_SETTINGS} or newer sets what the server does not know, an older one cannot read the dump; make "
+            f"another one with pg_dump {server} (DB_POSTGRES_BIN), or restore into PostgreSQL {at_least}"
+        )
     there = ", ".join(f"{each.version} in {each.directory}" for each in found) or "none"
     wanted = max(server, at_least)
     kind = f"of PostgreSQL {wanted}" + ("" if restoring and server < _NEW_SETTINGS else " or newer")
@@ -107,7 +120,7 @@ class ProgramFailedError(Exception):
 
 async def run_program(
     arguments: Sequence[str | Path],
-    environment: Mapping[str, str],
+    surroundings: Surroundings,
     *,
     doing: str,
     stdout: int | None = None,
@@ -123,7 +136,8 @@ async def run_program(
     try:
         process = await asyncio.create_subprocess_exec(
             *map(str, arguments),
-            env=dict(environment),
+            env=surroundings.variables,
+            pass_fds=surroundings.files,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE if stdout is None else stdout,
             stderr=asyncio.subprocess.PIPE,
@@ -173,7 +187,7 @@ def _reason(name: str, code: int, said: str) -> str:
         return f"{name} was killed by signal {-code}"
     # the first error is the cause; pg_restore says "from TOC entry" before it
     for line in said.splitlines():
-        found = re.search(r"\b(?:error|FATAL|ERROR): +(.*)", line)
+        found = re.search(r"\b(?:error|fatal|FATAL|ERROR): +(.*)", line)
         if found is None or "while PROCESSING TOC" in line:
             continue
         words = found[1]

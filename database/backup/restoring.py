@@ -14,10 +14,12 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import asyncpg
 
 from ..exceptions import BackupError, DatabaseError, confidential, reason, translated
 from ..pool import PooledConnection
@@ -27,7 +29,7 @@ from ..settings import Settings, get_settings
 from .archives import Head, major_of, read_head, verify
 from .dumping import Progress
 from .places import Place, connect, dsn_of, refuse_pooler
-from .programs import Clients, find_clients, run_program
+from .programs import Clients, Surroundings, find_clients, run_program
 
 log = logging.getLogger("database")
 
@@ -50,7 +52,10 @@ _IS_EMPTY = """
                        UNION ALL
                        SELECT oid, tableoid FROM pg_proc WHERE pronamespace IN (SELECT oid FROM own)
                        UNION ALL
-                       SELECT oid, tableoid FROM pg_type WHERE typnamespace IN (SELECT oid FROM own)
+                       SELECT oid, tableoid FROM pg_type
+                        WHERE typnamespace IN (SELECT oid FROM own)
+                          AND oid NOT IN (SELECT objid FROM pg_depend
+                                           WHERE classid = 'pg_type'::regclass AND deptype = 'i')  -- with its element
                        UNION ALL
                        SELECT oid, tableoid FROM pg_namespace
                         WHERE oid IN (SELECT oid FROM own) AND nspname <> 'public'
@@ -85,7 +90,8 @@ _LEFTOVERS = """
 """
 
 _CUT_OFF = (
-    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+    "WHERE datname = $1 AND pid <> pg_backend_pid() AND usesysid IS NOT NULL"  # autovacuum yields to the renaming
 )
 
 
@@ -125,15 +131,11 @@ async def restore_database(
     database = database_of(dsn)
     async with _administrator(settings, dsn, database) as admin:
         with translated(admin.is_closed, BackupError, doing):
-            place = Place(dsn, admin, database, await admin.fetchval("SELECT current_user"))
-            _check_names(place, confirm, server)
-            replaced = await admin.fetchval(_READ_DATABASE, database)
-            if replaced is not None and not clean:
-                await _check_empty(settings, dsn, doing)
+            place, replaced = await _find_target(admin, settings, dsn, doing, confirm, server, clean=clean)
             _check_version(head, place)
-            clients = find_clients(
-                place.server_version, at_least=major_of(head.pg_dump_version), tls=place.needs_tls, restoring=True,
-                doing="pg_restore",
+            clients = await asyncio.to_thread(
+                find_clients, place.server_version, at_least=major_of(head.pg_dump_version), tls=place.needs_tls,
+                restoring=True, doing="pg_restore",
             )  # fmt: skip
             await _tidy_up(admin, database)
             async with _database_beside(admin, place, replaced, doing) as new:
@@ -144,11 +146,12 @@ async def restore_database(
                     "--verbose",
                 ]
                 arguments += [] if owners else ["--no-owner", "--no-privileges"]
-                with place.environment(settings) as environment:
-                    tables = await _count_tables(clients, path, environment)
+                archive = path.absolute()  # whose name is no option
+                with place.surroundings(settings) as surroundings:
+                    tables = await _count_tables(clients, archive, surroundings)
                     await run_program(
-                        [*arguments, f"--dbname={new}", str(path)],
-                        environment,
+                        [*arguments, f"--dbname={new}", archive],
+                        surroundings,
                         doing=doing,
                         on_line=_tell(progress, tables),
                         hint=_HINT if owners else "",
@@ -166,6 +169,28 @@ async def restore_database(
         "seconds": round(time.monotonic() - began, 3),
         "replaced": replaced is not None,
     }
+
+
+async def check_target(*, confirm: str, name: str, clean: bool, server: str | None, doing: str) -> None:
+    """Raise what `restore_database` would before it looks at a dump: for whoever has one to make first."""
+    settings = get_settings(name)
+    refuse_pooler(settings, doing)
+    dsn = await server_address(settings)
+    async with _administrator(settings, dsn, database_of(dsn)) as admin:
+        with translated(admin.is_closed, BackupError, doing):
+            await _find_target(admin, settings, dsn, doing, confirm, server, clean=clean)
+
+
+async def _find_target(
+    admin: PooledConnection, settings: Settings, dsn: str, doing: str, confirm: str, server: str | None, *, clean: bool
+) -> tuple[Place, dict[str, Any] | None]:
+    """The database that is meant, and what is set for it if it is there; raises `BackupError` where another is."""
+    place = Place(dsn, admin, database_of(dsn), await admin.fetchval("SELECT current_user"))
+    _check_names(place, confirm, server)
+    replaced = await admin.fetchval(_READ_DATABASE, place.database)
+    if replaced is not None and not clean:
+        await _check_empty(settings, dsn, doing)
+    return place, replaced
 
 
 def database_of(dsn: str) -> str:
@@ -224,9 +249,9 @@ async def _check_empty(settings: Settings, dsn: str, doing: str) -> None:
                 )
 
 
-async def _count_tables(clients: Clients, path: Path, environment: dict[str, str]) -> int:
+async def _count_tables(clients: Clients, path: Path, surroundings: Surroundings) -> int:
     arguments: list[str | Path] = [clients.directory / "pg_restore", "--list", str(path)]
-    listed = await run_program(arguments, environment, doing=f"read {path.name}")
+    listed = await run_program(arguments, surroundings, doing=f"read {path.name}")
     return len(re.findall(r"^\d+; \d+ \d+ TABLE DATA ", listed, re.MULTILINE))
 
 
@@ -268,6 +293,7 @@ async def _database_beside(
     """A new database with what was set for *like*; at the end of the block, whatever has an unnatural name is gone."""
     token = mark_of(place.database) + secrets.token_hex(8)
     new = _NEW + token
+    leftover = new
     try:
         for statement in await _creation(admin, new, like):
             await admin.execute(statement)
@@ -278,7 +304,7 @@ async def _database_beside(
                 for leftover in (new, _OLD + token):
                     await admin.execute(f"DROP DATABASE IF EXISTS {quote_identifier(leftover)} WITH (FORCE)")
         except Exception as exc:
-            log.warning("%s is left on %s, and the next restoring drops it: %s", new, place.host, reason(exc))
+            log.warning("%s is left on %s, and the next restoring drops it: %s", leftover, place.host, reason(exc))
 
 
 async def _creation(admin: PooledConnection, new: str, like: dict[str, Any] | None) -> list[str]:
@@ -336,10 +362,24 @@ async def _swap(
         task = asyncio.ensure_future(admin.execute("BEGIN; " + "; ".join(renaming) + "; COMMIT"))
         try:
             while not task.done():
-                await second.execute(_CUT_OFF, database)
+                await _cut_off_clients(second, database)
                 await asyncio.wait([task], timeout=0.05)
+            await task
         except BaseException:
             task.cancel()
             await asyncio.wait([task], timeout=_SWAP_SECONDS)
+            with suppress(Exception):
+                await admin.execute("ROLLBACK")  # or nothing could be tidied up
             raise
-    await task
+
+
+async def _cut_off_clients(connection: PooledConnection, database: str) -> None:
+    try:
+        await connection.execute(_CUT_OFF, database)
+    except asyncpg.InsufficientPrivilegeError as exc:
+        raise BackupError(
+            f"clients of another role are connected to {database!r}, and this one may not cut them off: let them "
+            "disconnect, or restore as a superuser, or (where they are none) as a member of pg_signal_backend",
+            original_error=exc,
+            sqlstate=exc.sqlstate,
+        ) from exc

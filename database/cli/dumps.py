@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from ..backup import commit_dumps_to_git, dump_database, list_dumps, restore_database, sync_from
+from ..backup.restoring import check_target
 from ..exceptions import BackupError, DatabaseError
 from ..settings import get_settings
 from .running import Debug, Json, run_command
@@ -213,6 +214,7 @@ def refresh_test(
 async def _refresh_test(terminal: Terminal, source: str, target: str, confirm: str, server: str | None) -> int:
     if source == target:
         raise BackupError("--from and --to are the same database")
+    await check_target(confirm=confirm, name=target, clean=True, server=server, doing="refresh the test database")
     with tempfile.TemporaryDirectory(prefix="pgdatabase-") as temporary:
         report = await _make_dump(terminal, None, Path(temporary), source)
         if report["database"] == confirm and get_settings(source).redacted_url == get_settings(target).redacted_url:

@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,7 @@ async def _run(terminal: Terminal, path: Path, arguments: list[str]) -> int:
 
 
 def _wait_for(command: list[str], environment: dict[str, str], stdout: TextIO | None) -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the event loop stands still, and would not hear of it
     try:
         # programs of our own, and no shell
         return subprocess.run(command, env=environment, stdout=stdout, check=False).returncode  # noqa: S603

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,9 @@ def run_command(
     except KeyboardInterrupt:
         terminal.complain(DatabaseError("interrupted"))
         code = 130
+    except asyncio.CancelledError:
+        terminal.complain(DatabaseError("terminated"))
+        code = 128 + signal.SIGTERM
     except (DatabaseError, OSError) as exc:
         if debug:
             terminal.talk_lines(traceback.format_exc())
@@ -50,6 +54,7 @@ def run_command(
 
 
 async def _with_database(work: Callable[[Terminal], Awaitable[int]], terminal: Terminal) -> int:
+    _end_as_if_interrupted()
     with suppress(DatabaseError):  # wrong settings are told by whoever needs them
         configure(get_settings().model_copy(update={"min_connections": 0}))
     try:
@@ -58,6 +63,15 @@ async def _with_database(work: Callable[[Terminal], Awaitable[int]], terminal: T
         await close_connection_pool(timeout=2)
         with suppress(DatabaseError):
             await embedded.stop()
+
+
+def _end_as_if_interrupted() -> None:
+    """Leave nothing behind either where others ask us to end: no file, no server, no other program."""
+    task = asyncio.current_task()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if task is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+            with suppress(RuntimeError, ValueError):  # not the main thread
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 def _abandon_stdout() -> None:

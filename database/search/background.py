@@ -21,10 +21,12 @@ async def refresh_soon() -> None:
     Merge new words into the index and bring the lists of common words up to date.
 
     In the background, for some seconds at most; the pool does not close before. The lists of a large collection are
-    waited for.
+    waited for. Nothing is done in a test's transaction, whose end does not wait.
     """
-    are_many = await count_sections() >= MANY_SECTIONS
     pool = await get_connection_pool()
+    if pool.source is not None:
+        return
+    are_many = await count_sections() >= MANY_SECTIONS
     refreshing = pool.companions.setdefault(_Refreshing, _Refreshing(pool))
     assert isinstance(refreshing, _Refreshing)  # noqa: S101 (nothing else has that key)
     refreshing.begin()

@@ -118,7 +118,8 @@ _BY_BOTH = """,
     )
 """
 _FACTS = """
-    (SELECT count(*) FROM {words}) AS ranked, (SELECT count(*) FROM nearest) AS near, {few} AS are_few, {put_back}
+    (SELECT count(*) FROM {words}) AS ranked, (SELECT count(*) FROM nearest) AS near, {few} AS are_few,
+    {listed} AS listed, {put_back}
 """
 # For the types of the parameters that only the words need.
 _UNUSED = """,
@@ -159,6 +160,7 @@ def build_near_search(
     facts = _FACTS.format(
         words="best" if with_words else "nearest",
         few="false" if condition is None else "(SELECT are_few FROM few)",
+        listed=f"(SELECT coalesce(bool_or(listed), false) FROM plan) {parts['many']}" if with_words else "false",
         put_back=_PUT_BACK,
     )
     question = f"${_VECTOR}::text::{schema}.halfvec"
@@ -205,21 +207,24 @@ async def find_near_sections(
     limit = min(wanted.limit, MOST)
     depth = _deep_enough(_DEPTH, limit) if with_words else _deep_enough(_SHALLOW, 2 * limit)
     rescored, exact = most_ranked(question, depth), wanted.exact
+    use_lists = not exact and not question.demanded  # they name few of those that hold all words
     while True:
         sql = build_near_search(
             columns, condition, space.schema,
             more=more, with_words=with_words, demands=demands, depth=depth, exact=exact,
         )  # fmt: skip
-        use_lists = not exact and not question.demanded  # they name few of those that hold all words
         arguments: tuple[Any, ...] = (*arguments_of(question, wanted, rescored, use_lists, configuration), vector)
         rows = await search_with(sql, (*arguments, *values), conn)
         found = [row for row in rows if row["rank"] is not None]
         facts = rows[0]
+        if facts["listed"] and facts["ranked"] < depth:
+            use_lists = False  # what they name is excluded, or does not hold the words side by side
+            continue
         if len(found) < limit or facts["near"] < limit:
             if facts["near"] >= depth or (with_words and len(found) < limit and facts["ranked"] >= rescored):
                 depth, rescored = depth * 10, rescored * 10  # of one document, or of sections that are gone
                 continue
             if not exact and not facts["are_few"]:
-                exact = True  # the scan of an index ends where its memory does
+                exact, use_lists = True, False  # the scan of an index ends where its memory does
                 continue
         return with_snippets(found, question, wanted)

@@ -30,6 +30,7 @@ _ENTRIES = 20_000  # of all the lists that are read
 _UP_TO = 200_000  # sections; with more, the entries grow by their fourth root, those that are ranked by the square root
 _GUESS = 0.5  # of where a list ends, for a section that is not in it
 _NARROW = 2_000  # of those that the lists name, where it is looked which of them hold all words that must occur
+_SIDE_BY_SIDE = 300  # of those that hold all words of one term, which no list puts in order
 _LESS = 5  # times fewer of both are enough beside a rarer word, which weighs more
 _FEW = 3_000  # documents that a filter leaves whose sections are all looked at
 _COUNTED, _SAMPLED = 1_000, 300
@@ -153,8 +154,10 @@ _TERMS = f"""{USED},
                CASE WHEN required > 1 THEN greatest(rescored, {_NARROW}) ELSE rescored END AS headed,
                least({MOST}, CASE WHEN lists > 1 THEN {{entries}} * growth / share / (lists * segments) + 1
                                   ELSE {{entries_of_one}} END)::integer AS cap
-          FROM (SELECT greatest($7, $8 * growth ^ 2 / share)::bigint AS rescored, together, required, share, growth,
-                       lists, (SELECT greatest(1, count(*)) FROM segment) AS segments
+          FROM (SELECT greatest($7, $8 * growth ^ 2 / share,
+                                CASE WHEN required > 1 THEN {_SIDE_BY_SIDE} END)::bigint AS rescored,
+                       together, required, share, growth, lists,
+                       (SELECT greatest(1, count(*)) FROM segment) AS segments
                   FROM (SELECT coalesce(max(lists), 0) AS together, coalesce(sum(lists), 0)::bigint AS lists,
                                max(required) AS required,
                                CASE WHEN bool_or(are_listed) THEN 1 ELSE {_LESS} END AS share,
@@ -198,12 +201,12 @@ _TAIL = """
              GROUP BY language, segment) AS tails
 """
 # Where a filter leaves few documents, their sections are looked at. Where it leaves many, as a sample tells, the lists
-# are gone through until enough of what is in them fits.
+# are gone through until enough of what is in them fits. The sample is always the same, so that it is in memory.
 _FILTER = """,
     sampled AS MATERIALIZED (
         SELECT count(*) >= 20 AND count(*) FILTER (WHERE {condition}) > 0.05 * count(*) AS fits_often
           FROM document AS this TABLESAMPLE SYSTEM (least(100, 4000.0 / greatest(
-               1, pg_relation_size('document') / current_setting('block_size')::integer)))
+               1, pg_relation_size('document') / current_setting('block_size')::integer))) REPEATABLE (0)
          WHERE {gate}
     ),
     chosen AS MATERIALIZED (
@@ -220,7 +223,8 @@ _FILTER = """,
 _PAYS = f"(SELECT sum(counted) > {_FEW} FROM term)"
 _FITS = "JOIN document AS this ON this.id = section.document_id AND {condition}"
 # What a section weighs that is in some of the lists: beside what they say, a part of where the others end. As that sum
-# over all lists is the same for all sections, the part of a list is taken off where the list says what is so.
+# over all lists is the same for all sections of a segment in one language, the part of a list is taken off where the
+# list says what is so. The best of them come first by LATERAL: the order of a join is the planner's to choose.
 _SCORED = """,
     headed AS MATERIALIZED (
         SELECT id, sum(impact * weight - guess) AS bound
@@ -234,12 +238,17 @@ _SCORED = """,
          LIMIT {listed}
     ),
     best_headed AS MATERIALIZED (
-        SELECT section.id, section.document_id, section.key, headed.bound, {score} AS score
+        SELECT section.id, document_id, key, bound, score
           FROM headed
-          JOIN document_section AS section ON section.id = headed.id
-          JOIN plan ON plan.language = section.language
-          {fits}
-         WHERE ts_match_vq(section.search, plan.query) AND ts_match_vq(section.search, plan.rare) IS NOT TRUE
+         CROSS JOIN LATERAL (
+            SELECT section.id, section.document_id, section.key, {score} AS score
+              FROM document_section AS section
+              JOIN plan ON plan.language = section.language
+              {fits}
+             WHERE section.id = headed.id
+               AND ts_match_vq(section.search, plan.query) AND ts_match_vq(section.search, plan.rare) IS NOT TRUE
+            OFFSET 0
+         ) AS section
          LIMIT (SELECT rescored FROM reach)
     ),
     scored AS (

@@ -44,10 +44,10 @@ CREATE FUNCTION section_impact(
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN ts_match_vq(search, query) THEN weight * 2.2 * (
         1 - 1.2 * (0.25 + 0.75 * length(search) / length) / (
-            round(1 / (1.64493406685 * (1 - ts_rank('{1,1,1,1}', search, query))) - 0.5)
+            round(1 / (1.64493406685 * (1 - least(ts_rank('{1,1,1,1}', search, query), 0.9977))) - 0.5)
             + CASE WHEN ts_match_vq(search, raised) THEN
-                  round(1 / (1.64493406685 * (1 - ts_rank('{0,0,1,1}', search, query))) - 0.5)
-                  + round(1 / (1.64493406685 * (1 - ts_rank('{0,0,0,1}', search, query))) - 0.5)
+                  round(1 / (1.64493406685 * (1 - least(ts_rank('{0,0,1,1}', search, query), 0.9977))) - 0.5)
+                  + round(1 / (1.64493406685 * (1 - least(ts_rank('{0,0,0,1}', search, query), 0.9977))) - 0.5)
               ELSE 0 END
             + 1.2 * (0.25 + 0.75 * length(search) / length)
         )

@@ -24,7 +24,10 @@ _FOREIGN_KEYS = """
       JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace
       JOIN pg_catalog.pg_class AS rt ON rt.oid = c.confrelid
       JOIN pg_catalog.pg_namespace AS rn ON rn.oid = rt.relnamespace
-     WHERE c.contype = 'f' AND c.conparentid = 0
+      LEFT JOIN pg_catalog.pg_constraint AS inherited ON inherited.oid = c.conparentid
+     WHERE c.contype = 'f'
+       -- a partition has those of its table; what leads to a partition stands beside what leads to the whole
+       AND (c.conparentid = 0 OR (inherited.conrelid <> c.conrelid AND inherited.confrelid = c.confrelid))
      ORDER BY c.oid
 """
 

@@ -89,7 +89,9 @@ class _Isolation:
                 "a forked process cannot take part in the transaction of a test: give the test the fixture "
                 "fresh_database"
             )
-        return Session(await run_in_background(self._line(pool.name, pool.settings)))
+        line = await run_in_background(self._line(pool.name, pool.settings))
+        line.check()
+        return Session(line)
 
     async def _line(self, name: str, settings: Settings) -> Line:
         """The line to the database *name*: one that is left of an earlier test, or a new one."""
@@ -97,9 +99,10 @@ class _Isolation:
             line = self._lines.get(name)
             if line is None:
                 known = _idle.pop(_target(settings), None)
-                line = known if known is not None and not known.connection.is_closed() else Line(settings)
-                if line is not known:
-                    await line.open()
+                if known is not None and not known.connection.is_closed():
+                    line = Line(settings, known.connection)
+                else:
+                    line = await Line.open(settings)
                 try:
                     await line.begin()
                 except BaseException:

@@ -34,9 +34,21 @@ _PACKAGE = str(Path(__file__).parent.parent) + os.sep
 _DRIVER = str(Path(asyncpg.__file__).parent) + os.sep
 _GUARD = "the_statement"
 # What holds for the transaction alone, which here goes on after the code has committed.
-_SETS = re.compile(r"(?:^|;)\s*SET\s+(?!TRANSACTION\b|CONSTRAINTS\b)|\bset_config\s*\(", re.IGNORECASE)
+_SETS = re.compile(
+    r"(?:^|;)\s*SET\s+(?!TRANSACTION\b|CONSTRAINTS\b)(?:LOCAL\s+|SESSION\s+)?\"?([\w.]+)|\bset_config\s*\(\s*(?:'([\w.]+)')?",
+    re.IGNORECASE,
+)
+_OTHER_NAMES = {"time": "timezone", "authorization": "session_authorization"}
 _CHANGES_SCHEMA = re.compile(r"\b(?:CREATE|ALTER|DROP)\b", re.IGNORECASE)
 _RESET = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"
+# the role last, which may not be allowed to set the others
+_READ_SETTINGS = """
+    SELECT name, current_setting(name, true)
+      FROM unnest($1::text[]) AS name
+     WHERE current_setting(name, true) IS NOT NULL
+     ORDER BY name = 'role', name = 'session_authorization'
+"""
+_SET_AGAIN = "SELECT set_config(name, value, true) FROM unnest($1::text[], $2::text[]) AS own (name, value)"
 _DEFERRED = """
     SELECT coalesce(string_agg(format('%I.%I', n.nspname, c.conname), ', ') FILTER (WHERE c.condeferred), '') AS names
       FROM pg_catalog.pg_constraint AS c
@@ -74,11 +86,16 @@ inside: ContextVar[Frame | None] = ContextVar("inside", default=None)
 
 
 class Line:
-    """The connection to one database, in the background loop: all methods but `check` run there."""
+    """
+    The connection to one database for one test, in the background loop: all methods but `check` run there.
 
-    def __init__(self, settings: Settings) -> None:
+    What outlives the test still holds its line, which says that it has ended; the next test has another one, and may
+    have the same *connection*.
+    """
+
+    def __init__(self, settings: Settings, connection: PooledConnection) -> None:
         self.settings = settings
-        self.connection: PooledConnection = None  # type: ignore[assignment]  # until open()
+        self.connection = connection
         self.changed_schema = False
         self.is_active = False
         self._turns = asyncio.Condition()
@@ -87,22 +104,23 @@ class Line:
         self._guarded = False  # there is a savepoint for statements at the bottom
         self._used = False  # something was done since it was set
         self._sets = False
+        self._own_names: set[str] = set()  # what the test itself has set
+        self._own_settings: list[asyncpg.Record] = []  # their values before the code set any
         self._deferred: str | None = None
         self._at_work: asyncio.Task[Any] | None = None
 
     # -- the test's transaction
 
-    async def open(self) -> None:
+    @classmethod
+    async def open(cls, settings: Settings) -> Line:
         """Connect."""
-        pool = Pool.unopened(self.settings, lambda: server_address(self.settings))
-        self.connection = await pool.connect(self.settings.connection_timeout)
-        self.connection._stmt_cache.set_max_lifetime(0)  # type: ignore[attr-defined]  # other threads set no timers
+        pool = Pool.unopened(settings, lambda: server_address(settings))
+        connection = await pool.connect(settings.connection_timeout)
+        connection._stmt_cache.set_max_lifetime(0)  # type: ignore[attr-defined]  # other threads set no timers
+        return cls(settings, connection)
 
     async def begin(self) -> None:
         """Begin the transaction that is never committed."""
-        self._frames.clear()
-        self._begun = 0
-        self._guarded = self._used = self._sets = self.changed_schema = False
         await self._query("BEGIN")
         self._deferred = await self.connection.fetchval(_DEFERRED)
         self.is_active = True
@@ -142,8 +160,8 @@ class Line:
         async with self._turn(session, where) as top:
             if _CHANGES_SCHEMA.search(sql):
                 self.changed_schema = True
-            if _SETS.search(sql) and not session.is_bottom:
-                self._note_settings(top)
+            if _SETS.search(sql):
+                await self._note_settings(top, sql, is_of_test=session.is_bottom)
             if top is None:
                 return await self._guard(operation)
             if top.owner is not session:
@@ -226,7 +244,7 @@ class Line:
                 return "ROLLBACK"
             self._pop(frame)
             if frame.sets and not self._frames:
-                await self._query(_RESET)
+                await self._reset_settings()
             return "COMMIT"
 
     async def abandon(self, session: Speaker) -> None:
@@ -241,7 +259,7 @@ class Line:
         async with self._turns:
             if self._sets and not self._frames and self.is_active and not self.connection.is_closed():
                 self._sets = False
-                await self._query(_RESET)
+                await self._reset_settings()
 
     async def _drop(self, frame: Frame) -> None:
         await self._undo(frame.name)
@@ -258,11 +276,22 @@ class Line:
         self._used = True
         self._turns.notify_all()
 
-    def _note_settings(self, top: Frame | None) -> None:
+    async def _note_settings(self, top: Frame | None, sql: str, *, is_of_test: bool) -> None:
+        if is_of_test:
+            names = [(name or setting).lower() for name, setting in _SETS.findall(sql)]
+            self._own_names.update(_OTHER_NAMES.get(name, name) for name in names if name)
+            return
+        if self._own_names and not (self._sets or any(frame.sets for frame in self._frames)):
+            self._own_settings = await self.connection.fetch(_READ_SETTINGS, list(self._own_names))
         if top is None:
             self._sets = True
         else:
             top.sets = True
+
+    async def _reset_settings(self) -> None:
+        await self._query(_RESET)
+        if self._own_settings:
+            await self.connection.fetch(_SET_AGAIN, *zip(*self._own_settings, strict=True))
 
     async def _check_deferred(self) -> None:
         """Check now what PostgreSQL checks at a COMMIT, which never comes."""

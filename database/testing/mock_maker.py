@@ -10,20 +10,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
+import asyncpg
+
 from ..codecs import encode_objects
 from ..connect_db import Connection, perform
 from ..exceptions import InvalidDataError, RepositoryError
 from ..query import quote_identifier
 from .foreign_keys import ForeignKey
 from .mock_tables import Check, MockColumn, MockTable
-from .mock_values import Make, MockValues, as_json, distinct
+from .mock_values import Make, MockValues, as_json, distinct, largest_number
 
 Row = dict[str, Any]
 
 KNOWN_ROWS = 50_000  # existing rows that are looked at
 COUNTED = ("int2", "int4", "int8", "numeric")
+_RANGES = ("int4range", "int8range", "daterange", "tstzrange")
 _ROUNDS = 80  # in which rows that do not hold their checks are drawn again
 _LEARNT = 1_000  # rows that hold their checks are an example for the others
+_UNLIKELY = 2**41  # a number that is hardly taken
 _NONE = 0.1  # of the values that may be missing, so many are
 
 
@@ -35,10 +39,17 @@ async def ask(query: str, conn: Connection | None, doing: str, *args: Any) -> An
 
 
 class RowMaker:
-    """The rows of one table: what makes each column's values, and what they must be together."""
+    """
+    The rows of one table: what makes each column's values, and what they must be together.
 
-    def __init__(self, table: MockTable, given: Mapping[str, Any], values: MockValues, conn: Connection | None) -> None:
+    *stored*: how many it has, or `KNOWN_ROWS` where they are more.
+    """
+
+    def __init__(
+        self, table: MockTable, stored: int, given: Mapping[str, Any], values: MockValues, conn: Connection | None
+    ) -> None:
         self.table = table
+        self._stored = stored
         self._given = given
         self._values = values
         self._conn = conn
@@ -95,12 +106,15 @@ class RowMaker:
             row.update(self._given)
         self._refer(rows, range(count))
         keys = await self._number_keys(rows)
+        own = {column for key in self._parents if self._is_own(key) for column in key.to_columns}
+        self._refer(rows, range(count), own)  # whose numbers are known only now
+        changed: list[tuple[str, ...]] = []
         for _ in range(_ROUNDS):
             await self._hold_checks(rows)
-            changed = [self._draw_distinct(key, seen, rows) for key, seen in keys.items()]
-            if not self._checks or not any(changed):
-                break
-        return rows
+            changed = [key for key, seen in keys.items() if self._draw_distinct(key, seen, rows)]
+            if not self._checks or not changed:
+                return rows
+        raise self._exhausted(changed[0])
 
     def _set_makers(self) -> None:
         referring = {column for key in self._parents for column in key.columns}
@@ -128,13 +142,15 @@ class RowMaker:
     def _refer(self, rows: list[Row], numbers: Sequence[int], only: set[str] | None = None) -> None:
         choice = self._values.random.choice
         for key, parents in self._parents.items():
-            if only is not None and not only & set(key.columns):
+            refers_to_itself = not parents and self._is_own(key)
+            concerned = {*key.columns, *key.to_columns} if refers_to_itself else set(key.columns)
+            if only is not None and not only & concerned:
                 continue
             for number in numbers:
                 row = rows[number]
                 if parents:
                     values: tuple[Any, ...] = choice(parents)
-                elif self._is_own(key) and any(self._columns[column].not_null for column in key.columns):
+                elif refers_to_itself and any(self._columns[column].not_null for column in key.columns):
                     values = tuple([row[column] for column in key.to_columns])
                 else:
                     values = (None,) * len(key.columns)
@@ -183,20 +199,34 @@ class RowMaker:
         column = self._columns[name]
         if column.element is not None or column.labels:
             return False
-        if column.type in COUNTED:
+        if column.type in COUNTED or column.type in _RANGES:
             return True
-        return distinct(column, "x", KNOWN_ROWS + len(rows)) is not None
+        # one more than can be taken, unless not all that are taken are looked at
+        number = self._stored + len(rows) if self._stored < KNOWN_ROWS else _UNLIKELY
+        return distinct(column, "x", number) is not None
 
     async def _number(self, name: str, rows: list[Row]) -> None:
         """Make the values of a column distinct by a number that no row has."""
         column, quoted = self._columns[name], quote_identifier(name)
         if column.type in COUNTED:
-            largest = await ask(f"SELECT coalesce(max({quoted}), 0) FROM {self.table.sql}", self._conn, "count on")
+            found = await ask(f"SELECT coalesce(max({quoted}), 0) FROM {self.table.sql}", self._conn, "count on")
+            highest = int(found[0][0])
+            if highest + len(rows) > largest_number(column):
+                raise self._exhausted((name,))
             for number, row in enumerate(rows, 1):
-                row[name] = int(largest[0][0]) + number
+                row[name] = highest + number
+            return
+        if column.type in _RANGES:  # one after the other, so that none overlaps another
+            found = await ask(f"SELECT max(upper({quoted})) FROM {self.table.sql}", self._conn, "go on")
+            end = found[0][0]
+            for row in rows:
+                if (range_ := row[name]) is not None:
+                    begin = range_.lower if end is None else end
+                    end = begin + (range_.upper - range_.lower)
+                    row[name] = asyncpg.Range(begin, end)
             return
         taken = await self._taken([name])
-        roomy = distinct(column, "x", 2**41) is not None
+        roomy = distinct(column, "x", _UNLIKELY) is not None
         number = self._values.random.getrandbits(40) if roomy else 0  # where there is no room, all are looked at
         for row in rows:
             value = row[name]
@@ -230,15 +260,18 @@ class RowMaker:
                 while left and _comparable([{**row, **left[-1]}[name] for name in key]) in seen:
                     left.pop()
                 if not left:
-                    raise InvalidDataError(
-                        f"there are not so many different values for {', '.join(key)} of table {self.table.name!r}, "
-                        f"which are unique: {number} of {len(rows)} rows found one"
-                    )
+                    raise self._exhausted(key, f": {number} of {len(rows)} rows found one")
                 row.update(left.pop())
                 value = _comparable([row[name] for name in key])
             if None not in value:
                 seen.add(value)
         return changed
+
+    def _exhausted(self, key: Sequence[str], found: str = "") -> InvalidDataError:
+        return InvalidDataError(
+            f"there are not so many different values to make up for {', '.join(key)} of table {self.table.name!r}, "
+            f"which are unique{found}; ask for fewer rows, or give values in overrides"
+        )
 
     def _all_values(self, key: tuple[str, ...]) -> list[dict[str, Any]]:
         """Every value that *key* may have, where those of each of its columns are known; else []."""

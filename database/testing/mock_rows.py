@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..columns import read_table
-from ..connect_db import Connection
+from ..connect_db import Connection, get_db_transaction
 from ..exceptions import InvalidDataError
 from ..query import quote_identifier
 from ..repository import insert_many
@@ -98,10 +98,11 @@ async def insert_mock_rows(
     """
     Store *count* made-up rows, all or none; how many were stored.
 
-    As `generate_rows`; where a foreign key needs a row of an empty table, up to ten rows are made there first. Raises
-    as `generate_row` and `insert_many` do.
+    As `generate_rows`; where a foreign key needs a row of an empty table, up to ten rows are made there first, or as
+    many as need one of their own. Raises as `generate_row` and `insert_many` do.
     """
-    return await _insert(table, count, schema, overrides, seed, conn, ())
+    async with get_db_transaction(conn=conn) as c:
+        return await _insert(table, count, schema, overrides, seed, c, ())
 
 
 async def _insert(
@@ -110,7 +111,7 @@ async def _insert(
     schema: str,
     overrides: Mapping[str, Any] | None,
     seed: int | None,
-    conn: Connection | None,
+    conn: Connection,
     path: tuple[tuple[str, str], ...],
 ) -> int:
     made = await _prepare(table, schema, overrides, seed, conn)
@@ -121,7 +122,8 @@ async def _insert(
                 f"table {table!r} needs a row of {key.to[1]!r}, and that one, by and by, a row of {table!r}: "
                 f"give {', '.join(key.columns)} in overrides"
             )
-        parents = min(count, _PARENTS)
+        each_its_own = any(set(unique) <= set(key.columns) for unique in made.table.keys)
+        parents = count if each_its_own else min(count, _PARENTS)
         await _insert(key.to[1], parents, key.to[0], None, seed, conn, (*path, (schema, table)))
     await made.read_parents({})
     rows = await made.rows(count)
@@ -191,4 +193,4 @@ async def _prepare(
     mock_table = await read_mock_table(known.name, known.schema, conn)
     rows = (await ask(f"SELECT count(*) FROM (SELECT FROM {known.sql} LIMIT {KNOWN_ROWS}) AS t", conn, "count"))[0][0]
     values = MockValues(None if seed is None else f"{seed} {schema} {table} {rows}")
-    return RowMaker(mock_table, given, values, conn)
+    return RowMaker(mock_table, rows, given, values, conn)

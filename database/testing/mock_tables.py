@@ -13,12 +13,31 @@ from ..exceptions import RepositoryError
 from ..query import quote_identifier
 from .foreign_keys import ForeignKey, read_foreign_keys
 
-_READ = """
+_BOUNDS = "the bounds of its partitions"
+_READ = f"""
     WITH RECURSIVE relation AS (
         SELECT c.oid
           FROM pg_catalog.pg_class AS c
           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
          WHERE n.nspname = $1::text AND c.relname = $2::text
+    ),
+    -- what a row has to be so that there is a partition for it
+    partitioning (bounds, columns) AS (
+        SELECT (SELECT CASE WHEN count(bound) = count(*) THEN string_agg('(' || bound || ')', ' OR ') END
+                  FROM pg_partition_tree((SELECT oid FROM relation)) AS part
+                 CROSS JOIN LATERAL pg_get_partition_constraintdef(part.relid) AS bound
+                 WHERE part.isleaf),
+               -- columns of keys that rows are parted by: they depend on their table, here, above, and below
+               (SELECT json_agg(DISTINCT a.attname::text)
+                  FROM (SELECT relid FROM pg_partition_ancestors((SELECT oid FROM relation)) AS relid
+                        UNION
+                        SELECT relid FROM pg_partition_tree((SELECT oid FROM relation))) AS part
+                  JOIN pg_catalog.pg_partitioned_table AS p ON p.partrelid = part.relid
+                  JOIN pg_catalog.pg_depend AS own
+                    ON own.objid = part.relid AND own.refobjid = part.relid AND own.objsubid > 0
+                   AND own.refobjsubid = 0 AND own.classid = 'pg_class'::regclass AND own.refclassid = own.classid
+                  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = own.objid AND a.attnum = own.objsubid
+                HAVING bool_or(p.partstrat <> 'h'))
     ),
     -- domains are followed to the type that they stand on
     standing (number, domain, oid, modifier, dimensions, not_null) AS (
@@ -76,7 +95,11 @@ _READ = """
                       FROM standing AS s
                       JOIN pg_catalog.pg_constraint AS c ON c.contypid = s.domain AND s.domain <> 0 AND c.contype = 'c'
                       JOIN pg_catalog.pg_attribute AS a
-                        ON a.attrelid = (SELECT oid FROM relation) AND a.attnum = s.number) AS each)
+                        ON a.attrelid = (SELECT oid FROM relation) AND a.attnum = s.number
+                    UNION ALL
+                    SELECT '{_BOUNDS}', bounds, columns
+                      FROM partitioning
+                     WHERE bounds IS NOT NULL AND columns IS NOT NULL) AS each)
     )::text
       FROM relation
 """
@@ -117,6 +140,11 @@ class Check(NamedTuple):
     name: str
     expression: str
     columns: tuple[str, ...]
+
+    @property
+    def is_of_each(self) -> bool:
+        """True where it is each column by itself that it restricts."""
+        return len(self.columns) == 1 or self.name == _BOUNDS
 
 
 class MockTable(NamedTuple):

@@ -166,8 +166,8 @@ class MockValues:
         return known[kind]
 
     def _numeric(self, modifier: int) -> Make:
-        precision, scale = (1000, 2) if modifier < 0 else ((modifier - 4) >> 16 & 0xFFFF, (modifier - 4) & 0x7FF)
-        highest = 10 ** max(0, min(precision - scale, 3)) * 10**scale - 1
+        precision, scale = _digits(modifier)
+        highest = 10 ** max(1, min(precision, scale + 3)) - 1
         return lambda: Decimal(self.random.randint(0, highest)).scaleb(-scale)
 
     def _moment(self) -> datetime:
@@ -185,7 +185,7 @@ class MockValues:
         if not ways:
             return make
         # what several columns are to be together is found by trying, rather than near the numbers that are compared
-        often = 0.9 if all(len(check.columns) == 1 for check in checks) else 0.3
+        often = 0.9 if all(check.is_of_each for check in checks) else 0.3
         chance, number = self.random.random, len(ways)
         return lambda: ways[int(chance() * number)]() if chance() < often else make()
 
@@ -265,6 +265,21 @@ class MockValues:
         return [near] if moments else []
 
 
+def _digits(modifier: int) -> tuple[int, int]:
+    """How many digits a numeric has, and how many of them behind the point; these may be more, or fewer than none."""
+    if modifier < 0:
+        return 1000, 2
+    return (modifier - 4) >> 16 & 0xFFFF, (((modifier - 4) & 0x7FF) ^ 0x400) - 0x400
+
+
+def largest_number(column: MockColumn) -> int:
+    """The largest whole number that a column of numbers takes."""
+    if column.type in _INTEGERS:
+        return _INTEGERS[column.type]
+    precision, scale = _digits(column.modifier)
+    return int(10 ** max(0, precision - scale)) - 1
+
+
 def distinct(column: MockColumn, value: Any, number: int) -> Any:
     """*value*, changed so that no two numbers give the same; None where the type does not allow it."""
     kind = column.type
@@ -275,12 +290,13 @@ def distinct(column: MockColumn, value: Any, number: int) -> Any:
             return None
         if "@" in value:
             local, _, domain = value.partition("@")
-            room = len(value) if column.length is None else column.length - len(mark) - len(domain) - 1
+            room = len(value) if column.length is None else column.length - len(mark) - len(domain) - 2
             if room >= 1:
-                return f"{local[:room]}{mark}@{domain}"
-        separator = "" if column.length is not None and column.length <= len(mark) + 1 else "-"
-        room = len(value) if column.length is None else column.length - len(mark) - len(separator)
-        return f"{value[: max(0, room)]}{separator}{mark}"
+                return f"{local[:room]}-{mark}@{domain}"
+        if column.length is not None and column.length <= len(mark) + 1:
+            return mark.rjust(column.length, "0")
+        room = len(value) if column.length is None else column.length - len(mark) - 1
+        return f"{value[:room]}-{mark}"
     return None
 
 

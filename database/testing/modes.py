@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..connect_db import execute_with_retry, get_connection_pool, perform
+from ..connect_db import get_connection_pool, perform
 from ..exceptions import RepositoryError
 from .isolation import rolled_back
 from .mock_rows import insert_mock_rows
@@ -21,6 +21,7 @@ from .seed_data import check_for_tests, cleanup_non_protected, load_seed_data
 Mode = Literal["production", "e2e", "mock"]
 
 _LOCK = 0x65326574  # of advisory locks, with the number of the test
+_ALONE = f"SELECT pg_advisory_xact_lock({_LOCK}, 0)"  # nobody begins or ends meanwhile
 _MAKE = """
     CREATE SCHEMA IF NOT EXISTS database_testing;
     CREATE TABLE IF NOT EXISTS database_testing.e2e_test (
@@ -89,20 +90,22 @@ async def in_test_mode(
 async def _registered(name: str) -> AsyncIterator[None]:
     await check_for_tests()
     pool = await get_connection_pool()
-    await execute_with_retry("SELECT pg_advisory_xact_lock($1, 0)", _LOCK)
-    async with pool.acquire() as conn:
-        await conn.execute(_MAKE)
     holder = await pool.connect(pool.settings.connection_timeout)  # not of the pool: it is out as long as the test
     try:
-        number = await holder.fetchval(_START, name)
-        await holder.execute(f"SELECT pg_advisory_lock({_LOCK}, {number})")
+        async with holder.transaction():
+            await holder.execute(_ALONE)
+            await holder.execute(_MAKE)
+            number = await holder.fetchval(_START, name)
+            await holder.execute(f"SELECT pg_advisory_lock({_LOCK}, {number})")
         try:
             yield
         finally:
             await holder.execute(f"SELECT pg_advisory_unlock({_LOCK}, {number})")
-            await holder.execute(_END.replace("$1", str(number)))
-            if not await get_active_e2e_tests():
-                await cleanup_non_protected()
+            async with holder.transaction():
+                await holder.execute(_ALONE)
+                await holder.execute(_END, number)
+                if not await holder.fetch(_ACTIVE, _LOCK):
+                    await cleanup_non_protected(conn=holder)
     finally:
         await holder.close(timeout=2)
 

@@ -24,9 +24,10 @@ async def clone_record(
     """
     Store a copy of the row of *table* whose primary key is *id*, with the values of *overrides*, and return it.
 
-    The copy has a new key, `created_at` and `updated_at` of now, and is not protected. Texts that must be unique, and
-    that are not in *overrides*, get the beginning of the new key behind them. Raises `RecordNotFoundError` where there
-    is no such row, `InvalidDataError` where a new value of another type would be needed: give it in *overrides*.
+    The copy has a new key, `created_at` and `updated_at` of now, and is not protected. What must be unique, and is not
+    in *overrides*, is made by its default where that counts or is a uuid, and texts get the end of the new key behind
+    them. Raises `RecordNotFoundError` where there is no such row, `InvalidDataError` where a new value of another type
+    would be needed: give it in *overrides*.
     """
     async with get_db_transaction(conn=conn) as c:
         known = await read_table(table, schema, c)
@@ -46,8 +47,11 @@ async def clone_record(
             given[key.name] = _new_key(key)
         mark = str(given.get(key.name) or uuid7()).replace("-", "")[-8:]
         values |= given
-        for name in _needed(known, given):
-            values[name] = _other_text(known.columns[name], values[name], mark)
+        for column in _needed(known, given, values):
+            if _makes_others(column):
+                del values[column.name]
+            else:
+                values[column.name] = _other_text(column, values[column.name], mark)
         return await insert(table, values, schema=schema, conn=c)
 
 
@@ -59,27 +63,35 @@ def _new_key(key: Column) -> Any:
     raise key.refusal("has no default to make a new key with: give one in overrides")
 
 
-def _needed(known: Table, given: Mapping[str, Any]) -> list[str]:
+def _needed(known: Table, given: Mapping[str, Any], values: Mapping[str, Any]) -> list[Column]:
     """A column of each unique key that would be the same in the copy."""
-    names: list[str] = []
+    needed: list[Column] = []
     for key in known.keys:
-        if key.is_primary or set(key.columns) & set(given) or set(key.columns) & set(names):
+        columns = [known.columns[name] for name in key.columns]
+        if key.is_primary or set(key.columns) & set(given) or any(column in needed for column in columns):
             continue
-        texts = [name for name in key.columns if known.columns[name].type.kind == "text"]
-        if not texts:
+        if any(values.get(column.name) is None for column in columns):  # made anew, or nothing, which is never the same
+            continue
+        other = [column for column in columns if _makes_others(column)]
+        other += [column for column in columns if column.type.kind == "text"][-1:]
+        if not other:
             raise InvalidDataError(
                 f"a copy of a row of table {known.name!r} needs another {', '.join(key.columns)}: give it in overrides"
             )
-        names.append(texts[-1])
-    return names
+        needed.append(other[0])
+    return needed
 
 
-def _other_text(column: Column, text: str | None, mark: str) -> str | None:
-    if text is None:
-        return None
-    mark = f"-{mark}"
+def _makes_others(column: Column) -> bool:
+    """True where the server makes another value each time."""
+    return column.is_identity or re.search(r"\bnextval\(|uuid", column.default or "") is not None
+
+
+def _other_text(column: Column, text: str, mark: str) -> str:
     limit = re.search(r"\((\d+)\)", column.declared)
-    return (text[: int(limit[1]) - len(mark)] if limit else text) + mark
+    if limit and int(limit[1]) <= len(mark):  # nothing else has room
+        return mark[-int(limit[1]) :]
+    return (text[: int(limit[1]) - len(mark) - 1] if limit else text) + f"-{mark}"
 
 
 async def clone_project(

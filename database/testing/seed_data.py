@@ -18,6 +18,7 @@ from .foreign_keys import TableName, in_order, read_foreign_keys
 
 _PROTECTED = "is_protected"
 _FOR_TESTS = re.compile(r"(?:^|[^a-z])tests?(?:ing)?(?:$|[^a-z])", re.IGNORECASE)
+_WITHOUT_EQUALITY = frozenset({"json", "xml", "point", "polygon"})
 _SEQUENCES = """
     SELECT a.attname::text AS name, pg_get_serial_sequence($1::text, a.attname::text) AS sequence
       FROM pg_catalog.pg_attribute AS a
@@ -36,10 +37,11 @@ _PROTECTING = """
 
 
 class _Group(NamedTuple):
-    """Rows of a *table* that have values for the same *columns*."""
+    """Rows of a *table* that have values for the same *columns*, and are known by the same *key*, if by any."""
 
     table: Table
     columns: tuple[Column, ...]
+    key: tuple[str, ...]
     rows: list[dict[str, Any]]
 
 
@@ -89,14 +91,16 @@ def _read(path: Path, schema: str) -> dict[TableName, list[dict[str, Any]]]:
     for name, rows in said.items():
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise InvalidDataError(f"{path}: the rows of {name!r} are no list of objects")
+        if not all(rows):
+            raise InvalidDataError(f"{path}: a row of {name!r} has no values, so it could not be told from another one")
         table_schema, dot, table = name.partition(".")
         named[(table_schema, table) if dot else (schema, name)] = rows
     return named
 
 
 def _groups(table: Table, rows: Sequence[Mapping[str, Any]]) -> Iterator[_Group]:
-    """The *rows* by the columns that they have values for."""
-    by_columns: dict[tuple[Column, ...], list[dict[str, Any]]] = {}
+    """The *rows* by the columns that they have values for, and by what they are known by."""
+    alike: dict[tuple[tuple[Column, ...], tuple[str, ...]], list[dict[str, Any]]] = {}
     for row in rows:
         values = dict(zip([column.name for column in table.match_all(row)], row.values(), strict=True))
         if _PROTECTED in table.columns:
@@ -105,9 +109,11 @@ def _groups(table: Table, rows: Sequence[Mapping[str, Any]]) -> Iterator[_Group]
         for column in columns:
             if not column.is_written and not column.is_identity:
                 raise column.refusal("is made by the server alone (GENERATED ALWAYS): leave it out")
-        by_columns.setdefault(columns, []).append(values)
-    for columns, members in by_columns.items():
-        yield _Group(table, columns, members)
+        known = {name for name, value in values.items() if value is not None}
+        own_key = next((key.columns for key in table.keys if key.columns and known.issuperset(key.columns)), ())
+        alike.setdefault((columns, own_key), []).append(values)
+    for (columns, own_key), members in alike.items():
+        yield _Group(table, columns, own_key, members)
 
 
 async def _store(c: Connection, groups: Sequence[_Group]) -> None:
@@ -136,21 +142,19 @@ def _insert(group: _Group, number: int) -> str:
     table, names = group.table, ", ".join(column.sql for column in group.columns)
     overriding = " OVERRIDING SYSTEM VALUE" if any(column.is_identity for column in group.columns) else ""
     rows = f"jsonb_populate_recordset(NULL::{table.sql}, ${number}::text::jsonb)"
-    given = {column.name for column in group.columns}
-    key = next((key.columns for key in table.keys if key.columns and given.issuperset(key.columns)), ())
-    if not key:
+    if not group.key:
         same = " AND ".join(
             f"this.{column.sql}{cast_to} IS NOT DISTINCT FROM new.{column.sql}{cast_to}"
             for column in group.columns
-            for cast_to in ["::text" if column.type.kind == "json" else ""]
+            for cast_to in ["::text" if column.type.label in _WITHOUT_EQUALITY or column.type.kind == "json" else ""]
         )
         return (
             f"INSERT INTO {table.sql} ({names}){overriding}\nSELECT {names} FROM {rows} AS new\n"
             f" WHERE NOT EXISTS (SELECT FROM {table.sql} AS this WHERE {same})"
         )
-    changed = [column.sql for column in group.columns if column.name not in key]
+    changed = [column.sql for column in group.columns if column.name not in group.key]
     action = "UPDATE SET " + ", ".join(f"{column} = excluded.{column}" for column in changed) if changed else "NOTHING"
-    conflict = ", ".join(quote_identifier(name) for name in key)
+    conflict = ", ".join(quote_identifier(name) for name in group.key)
     return (
         f"INSERT INTO {table.sql} ({names}){overriding}\nSELECT {names} FROM {rows}\n"
         f"ON CONFLICT ({conflict}) DO {action}"
@@ -167,9 +171,10 @@ async def _advance_sequences(c: Connection, groups: Sequence[_Group]) -> None:
         if row["name"] in given:
             largest = f"SELECT max({quote_identifier(row['name'])}) FROM {table.sql}"
             last = f"SELECT last_value FROM {row['sequence']}"
-            await c.execute(
-                f"SELECT setval('{row['sequence']}', greatest(({largest}), ({last}))) WHERE ({largest}) IS NOT NULL"
+            advance = (
+                f"SELECT setval($1::text::regclass, greatest(({largest}), ({last}))) WHERE ({largest}) IS NOT NULL"
             )
+            await c.execute(advance, row["sequence"])
 
 
 async def check_for_tests(database: str | None = None, *, conn: Connection | None = None) -> None:
