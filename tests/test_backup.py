@@ -375,7 +375,10 @@ async def test_a_restoring_that_ends_in_the_middle_changes_nothing(database: Set
     before = await contents()
     name = await name_of_database()
     task = asyncio.create_task(db.restore_database(dump["path"], confirm=name, clean=True))
-    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname ~ '^pgdatabase_rest'"
+    sleeping = (
+        "SELECT count(*) FROM pg_stat_activity "
+        f"WHERE wait_event = 'PgSleep' AND datname ~ '^pgdatabase_restoring_{mark_of(name)}'"
+    )
     async with db.get_db_connection() as conn:
         await until(lambda: conn.fetchval(sleeping))
         if way == "cut off":
