@@ -11,7 +11,7 @@ import hashlib
 import random
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from math import sqrt
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +22,7 @@ import database as db
 from database import Settings
 from database.connect_db import Record
 from database.document_batches import delete_documents, insert_documents
+from database.search import word_lists
 from database.search.hybrid import build_near_search
 from database.search.ranking import search_with
 from database.search.retrieval import Mode
@@ -707,3 +708,23 @@ async def test_many_processes_make_the_table_at_once() -> None:
     await asyncio.gather(*[db.init_section_vectors(DIMENSIONS) for _ in range(8)])
     await delete_documents(["kitchen/tea"])
     assert (await db.embed_missing(Embedding()))["embedded"] == 3
+
+
+@pytest.mark.usefixtures("vectors")
+async def test_hybrid_finds_a_phrase_that_the_lists_of_common_words_leave_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs of letters that are everywhere, side by side only in a few long sections."""
+    monkeypatch.setattr(word_lists, "SECTIONS_FROM", 200)
+
+    async def embed(texts: Sequence[str]) -> list[list[float]]:
+        return [[1.0, 0.0] for _ in texts]
+
+    apart = [f"日本 本語 {number}" for number in range(2_500)]
+    together = [f"日本語 {' '.join(map(str, range(number, number + 90)))}" for number in range(20)]
+    await insert_documents(
+        [{"name": "n", "code": str(number), "content": text, "language": "simple"}
+         for number, text in enumerate(together + apart)]
+    )  # fmt: skip
+    assert (await db.refresh_search_index())["lists"] > 1
+    await db.embed_missing(embed)
+    found = await db.search_sections("日本語", 10, mode="hybrid", embed=embed)
+    assert sum(int(section["code"]) < 20 for section in found) >= 5
