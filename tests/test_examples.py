@@ -148,7 +148,7 @@ def test_query_log(bare: dict[str, str], tmp_path: Path) -> None:
     printed = run(bare, "query_log.py")
     found = re.search(r"^(\d+) calls went in (\d+) statements$", printed, re.MULTILINE)
     assert found and int(found[1]) >= 200 and int(found[2]) < int(found[1]) - 100
-    assert "slow ones" in printed and "    Aggregate  (cost=" in printed
+    assert "slow statement" in printed and "    Aggregate  (cost=" in printed
     assert "find_tea" in printed
     count = """
         import asyncio

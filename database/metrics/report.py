@@ -33,7 +33,8 @@ def _lines(stats: Mapping[str, Any], limit: int) -> Iterable[str]:
         if left or stats["others"]["statements"]:
             yield f"and {len(left) + stats['others']['statements']:,} more"
     if stats["slow"]:
-        yield from ("", f"the last of {len(stats['slow'])} slow ones")
+        count = len(stats["slow"])
+        yield from ("", f"{count} slow statement{'s' * (count != 1)}{f', the last {limit}' * (count > limit)}")
         for each in stats["slow"][-limit:]:
             error = f", {each['error']}" if each["error"] else ""
             yield f"{each['at']:%Y-%m-%d %H:%M:%S}  {each['ms']:,.1f} ms{error}  {_short(each['statement'])}"
