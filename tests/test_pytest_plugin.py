@@ -15,6 +15,8 @@ from database.testing.databases import TestRun
 
 from .conftest import run_blocking_query
 
+pytestmark = pytest.mark.xdist_group("runs_of_pytest")  # one after the other: they look at each other's databases
+
 _AUTO = """
     [tool.pytest.ini_options]
     asyncio_mode = "auto"
