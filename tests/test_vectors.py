@@ -533,7 +533,7 @@ async def test_filters_starve_nothing() -> None:
         assert len(found) == 10
         assert {section["language"] for section in found} == {"german"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("database.search.ranking._FEW", -1)
+        patch.setattr("database.search.statement._FEW", -1)
         build_near_search.cache_clear()
         for memory in ("4MB", "64kB"):  # of which the scan of an index takes no more
             await set_in_database("work_mem", memory)

@@ -20,8 +20,9 @@ from ..exceptions import DatabaseError, DocumentError
 from ..query import check_page
 from ..scalars import HALF, UnfitError
 from ..vectors import vectors
-from .ranking import build_fits, read_condition
+from .ranking import read_condition
 from .sections import SEPARATOR, key_of
+from .statement import build_fits
 from .upkeep import run
 from .vectors import PROBE, PROBE_KEY, Space, find_space, init_section_vectors
 

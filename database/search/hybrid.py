@@ -14,22 +14,24 @@ from typing import Any
 from ..connect_db import Connection, Record
 from . import Question
 from .ranking import (
+    Wanted,
+    arguments_of,
+    check_wanted,
+    most_ranked,
+    read_condition,
+    search_with,
+    with_snippets,
+)
+from .statement import (
     MOST,
     PARAMETERS,
     USED,
-    Wanted,
-    arguments_of,
     build_candidates,
     build_filter,
     build_fits,
     build_many,
     build_result,
     build_statement,
-    check_wanted,
-    most_ranked,
-    read_condition,
-    search_with,
-    with_snippets,
 )
 from .vectors import Space
 

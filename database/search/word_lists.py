@@ -1,5 +1,5 @@
 """
-Lists of the sections where common words weigh most, which ranking.py reads.
+Lists of the sections where common words weigh most, which statement.py reads.
 
 They are kept as a log-structured merge tree keeps its data: a segment is of a range of section ids and never changes,
 new sections get a segment of their own, and many small segments become one by merging their lists. Everything happens
@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import TypeVar, cast
 
 from ..connect_db import Connection, get_db_transaction
-from .ranking import LEXEME_QUERY, UNIT
+from .statement import LEXEME_QUERY, UNIT
 from .upkeep import run
 
 log = logging.getLogger("database")
